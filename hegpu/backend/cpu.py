@@ -1,0 +1,306 @@
+"""The compiled CPU kernels (kernels/cpu): SIMD chosen at run time, threads over the batch, same bits as the reference."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from hegpu import _cpu
+from hegpu.backend import checks
+from hegpu.backend.protocol import I32, U32, Moduli, Points
+from hegpu.errors import BackendError, ParameterError
+
+_BLOCK = 1 << 21  # residues per block of scalar_matmul: 16 MiB of float64
+
+
+def simd_levels() -> list[str]:
+    """The levels this processor has, slowest first: of "scalar", "avx2", "avx512"."""
+    return list(_cpu.levels())
+
+
+def default_threads() -> int:
+    """``HEGPU_THREADS``, or the number of processors this process may use."""
+    text = os.environ.get("HEGPU_THREADS")
+    if text is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or not 1 <= int(text) <= 1024:
+        raise ParameterError(f"HEGPU_THREADS: {text!r} is not a number of threads; set it to 1..1024 or unset it")
+    return int(text)
+
+
+class CpuBackend:
+    """See :class:`hegpu.backend.protocol.Backend`. Safe to use from several Python threads at once.
+
+    ``threads``: 1..1024, default :func:`default_threads`. ``simd``: a level of :func:`simd_levels`, default the
+    environment's ``HEGPU_SIMD`` or the fastest.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None, simd: str | None = None) -> None:
+        threads = default_threads() if threads is None else threads
+        if not 1 <= threads <= 1024:
+            raise ParameterError(f"CpuBackend: threads={threads} is out of range; use 1..1024")
+        simd = simd or os.environ.get("HEGPU_SIMD") or simd_levels()[-1]
+        if simd not in simd_levels():
+            raise BackendError(f"CpuBackend: this processor has no SIMD level {simd!r}; it has {simd_levels()}")
+        self.threads = threads
+        self.simd = simd
+        self._kernels = _cpu.Cpu(simd, threads)
+
+    def __repr__(self) -> str:
+        return f"CpuBackend(threads={self.threads}, simd={self.simd!r})"
+
+    def _binary(self, operation: int, name: str, x: U32, y: U32, moduli: Moduli) -> U32:
+        x, y, n = _operands(name, x, y, moduli)
+        out = np.empty_like(x)
+        if out.size:
+            self._kernels.binary(operation, out, x, y, _words(moduli), n)
+        return out
+
+    def add(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        return self._binary(0, "add", x, y, moduli)
+
+    def sub(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        return self._binary(1, "sub", *np.broadcast_arrays(x, y), moduli)
+
+    def neg(self, x: U32, moduli: Moduli) -> U32:
+        checks.residues("neg", x, moduli)
+        return self._binary(1, "neg", np.zeros_like(x), x, moduli)
+
+    def mul(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        return self._binary(2, "mul", x, y, moduli)
+
+    def mul_scalar(self, x: U32, scalars: Sequence[int], moduli: Moduli) -> U32:
+        n = checks.residues("mul_scalar", x, moduli)
+        if len(scalars) != len(moduli):
+            raise ParameterError(f"mul_scalar: {len(scalars)} scalars for {len(moduli)} limbs; give one for each limb")
+        x = np.ascontiguousarray(x)
+        out = np.empty_like(x)
+        reduced = np.array([s % q for s, q in zip(scalars, moduli, strict=True)], np.uint32)
+        if out.size:
+            self._kernels.mul_scalar(out, x, reduced, _words(moduli), n)
+        return out
+
+    def multiply_accumulate(self, acc: U32, x: U32, y: U32, moduli: Moduli) -> U32:
+        n = checks.residues("multiply_accumulate", acc, moduli)
+        checks.residues("multiply_accumulate", x, moduli)
+        checks.residues("multiply_accumulate", y, moduli)
+        acc, x, y = (np.ascontiguousarray(a) for a in np.broadcast_arrays(acc, x, y))
+        out = np.empty_like(acc)
+        if out.size:
+            self._kernels.multiply_accumulate(out, acc, x, y, _words(moduli), n)
+        return out
+
+    def from_signed(self, x: npt.NDArray[np.int64], moduli: Moduli) -> U32:
+        n = checks.signed("from_signed", x, moduli)
+        out = np.empty((*x.shape[:-1], len(moduli), n), np.uint32)
+        if out.size:
+            self._kernels.from_signed(out, np.ascontiguousarray(x), _words(moduli), n)
+        return out
+
+    def _transform(self, name: str, x: U32, moduli: Moduli, inverse: bool) -> U32:
+        n = checks.residues(name, x, moduli)
+        out = np.array(x, order="C")
+        if out.size:
+            self._kernels.transform(out, _words(moduli), n, inverse)
+        return out
+
+    def ntt(self, x: U32, moduli: Moduli) -> U32:
+        return self._transform("ntt", x, moduli, False)
+
+    def intt(self, x: U32, moduli: Moduli) -> U32:
+        return self._transform("intt", x, moduli, True)
+
+    def automorphism(self, x: U32, galois_element: int, moduli: Moduli, *, evaluations: bool) -> U32:
+        n = checks.residues("automorphism", x, moduli)
+        g = checks.galois_element("automorphism", galois_element, n)
+        if evaluations:
+            return np.ascontiguousarray(x[..., _evaluation_order(n, g)])
+        source, negative = _coefficient_order(n, g)
+        return np.where(negative, self.neg(x, moduli)[..., source], x[..., source])
+
+    def monomial_shift(self, x: U32, power: int, moduli: Moduli) -> U32:
+        n = checks.residues("monomial_shift", x, moduli)
+        k = power % (2 * n)
+        y = self.neg(x, moduli)
+        plus, minus = (x, y) if k < n else (y, x)
+        k %= n
+        return np.concatenate([minus[..., n - k :], plus[..., : n - k]], axis=-1)
+
+    def convert_basis(self, x: U32, source: Moduli, target: Moduli) -> U32:
+        n = checks.residues("convert_basis", x, source)
+        checks.conversion("convert_basis", source, target, n)
+        out = np.empty((*x.shape[:-2], len(target), n), np.uint32)
+        if out.size:
+            self._kernels.convert(out, np.ascontiguousarray(x), _words(source), _words(target), n, False)
+        return out
+
+    def divide_by_last(self, x: U32, moduli: Moduli, count: int) -> U32:
+        n = checks.residues("divide_by_last", x, moduli)
+        checks.drop_count("divide_by_last", moduli, count)
+        keep, last = moduli[:-count], moduli[-count:]
+        out = np.empty((*x.shape[:-2], len(keep), n), np.uint32)
+        if out.size:
+            self._kernels.convert(out, np.ascontiguousarray(x), _words(last), _words(keep), n, True)
+        return out
+
+    def switch_to_power_of_two(self, x: U32, moduli: Moduli, bits: int) -> U32:
+        n = checks.residues("switch_to_power_of_two", x, moduli)
+        checks.bits("switch_to_power_of_two", bits, 32)
+        out = np.empty((*x.shape[:-2], n), np.uint32)
+        if out.size:
+            self._kernels.switch_to_power_of_two(out, np.ascontiguousarray(x), _words(moduli), n, bits)
+        return out
+
+    def empty_points(self, rows: int, columns: int, n: int, moduli: Moduli) -> Points:
+        checks.points_shape("empty_points", rows, columns, n, moduli)
+        data = np.empty((len(moduli), n // 16, rows, columns, 16), np.uint32)
+        return Points(data, moduli, n, rows, columns)
+
+    def store_points(self, points: Points, x: U32, first: int, step: int, *, transform: bool) -> None:
+        checks.store_points("store_points", points, x, first, step)
+        if x.size:
+            self._kernels.store_points(
+                points.data, np.ascontiguousarray(x), _words(points.moduli), *_columns(points, first, step, x.shape[1]),
+                transform,
+            )  # fmt: skip
+
+    def expand_points(self, points: Points, key: bytes, domain: int, objects: U32, first: int, step: int) -> None:
+        checks.stream("expand_points", key, domain, objects)
+        checks.column_range("expand_points", points, objects.shape, first, step)
+        if objects.size:
+            self._kernels.expand_points(
+                points.data, key, domain, np.ascontiguousarray(objects), _words(points.moduli),
+                *_columns(points, first, step, objects.shape[1]),
+            )  # fmt: skip
+
+    def load_points(self, points: Points, first: int, step: int, count: int, *, transform: bool) -> U32:
+        checks.column_range("load_points", points, (points.rows, count), first, step)
+        out = np.empty((points.rows, count, len(points.moduli), points.n), np.uint32)
+        if out.size:
+            self._kernels.load_points(
+                out, points.data, _words(points.moduli), *_columns(points, first, step, count), transform
+            )
+        return out
+
+    def point_matmul(self, w: Points, x: Points) -> Points:
+        checks.matmul("point_matmul", w, x)
+        out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
+        if out.data.size:
+            self._kernels.point_matmul(
+                out.data, w.data, x.data, _words(w.moduli), w.n, w.rows, w.columns, x.columns
+            )
+        return out
+
+    def scalar_matmul(self, w: npt.NDArray[np.int16], x: U32, moduli: Moduli) -> U32:
+        n = checks.scalar_matmul("scalar_matmul", w, x, moduli)
+        inner, width = x.shape[0], max(1, _BLOCK // max(1, x.shape[0] + w.shape[0]))
+        flat = x.reshape(inner, -1, len(moduli), n)
+        out = np.empty((w.shape[0], *flat.shape[1:]), np.uint32)
+        weights = w.astype(np.float64)
+        bound = inner * int(np.abs(w.astype(np.int64)).max(initial=0))
+        with threadpool_limits(self.threads, "blas"):
+            for limb, q in enumerate(moduli):
+                split = bound * (q - 1) >= 1 << 53
+                for row in range(flat.shape[1]):
+                    for first in range(0, n, width):
+                        part = flat[:, row, limb, first : first + width]
+                        result = np.empty((w.shape[0], part.shape[1]), np.uint32)
+                        if split:  # 15-bit halves: bound * 2^15 < 2^53 for up to 2^23 products of 16-bit weights
+                            _cpu.reduce_float64(result, weights @ (part >> 15).astype(np.float64), q, False, 1 << 15)
+                            _cpu.reduce_float64(result, weights @ (part & 0x7FFF).astype(np.float64), q, True, 1)
+                        else:
+                            _cpu.reduce_float64(result, weights @ part.astype(np.float64), q, False, 1)
+                        out[:, row, limb, first : first + width] = result
+        return out.reshape(w.shape[0], *x.shape[1:])
+
+    def sample_uniform(self, key: bytes, domain: int, objects: U32, n: int, moduli: Moduli) -> U32:
+        checks.stream("sample_uniform", key, domain, objects)
+        checks.ring("sample_uniform", n, moduli)
+        out = np.empty((*objects.shape, len(moduli), n), np.uint32)
+        if out.size:
+            self._kernels.sample_uniform(out, key, domain, np.ascontiguousarray(objects), _words(moduli), n)
+        return out
+
+    def _small(self, name: str, key: bytes, domain: int, objects: U32, n: int, ternary: bool) -> I32:
+        checks.stream(name, key, domain, objects)
+        checks.degree(name, n)
+        out = np.empty((*objects.shape, n), np.int32)
+        if out.size:
+            self._kernels.sample_small(out, key, domain, np.ascontiguousarray(objects), n, ternary)
+        return out
+
+    def sample_ternary(self, key: bytes, domain: int, objects: U32, n: int) -> I32:
+        return self._small("sample_ternary", key, domain, objects, n, True)
+
+    def sample_cbd(self, key: bytes, domain: int, objects: U32, n: int) -> I32:
+        return self._small("sample_cbd", key, domain, objects, n, False)
+
+    def sample_flood(self, key: bytes, domain: int, objects: U32, n: int, bits: int, moduli: Moduli) -> U32:
+        checks.stream("sample_flood", key, domain, objects)
+        checks.ring("sample_flood", n, moduli)
+        checks.bits("sample_flood", bits, 96)
+        out = np.empty((*objects.shape, len(moduli), n), np.uint32)
+        if out.size:
+            self._kernels.sample_flood(out, key, domain, np.ascontiguousarray(objects), _words(moduli), n, bits)
+        return out
+
+    def pack_bits(self, x: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint8]:
+        checks.pack("pack_bits", x, bits)
+        count = x.shape[-1]
+        rows = int(np.prod(x.shape[:-1]))
+        out = np.empty((*x.shape[:-1], (count * bits + 7) // 8), np.uint8)
+        if out.size:
+            _cpu.pack_bits(out, np.ascontiguousarray(x), rows, count, bits)
+        return out
+
+    def unpack_bits(self, x: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint64]:
+        checks.unpack("unpack_bits", x, bits, count)
+        rows = int(np.prod(x.shape[:-1]))
+        out = np.empty((*x.shape[:-1], count), np.uint64)
+        if out.size:
+            _cpu.unpack_bits(out, np.ascontiguousarray(x), rows, count, bits)
+        return out
+
+
+def _words(moduli: Moduli) -> U32:
+    return np.array(moduli, np.uint32)
+
+
+def _columns(points: Points, first: int, step: int, count: int) -> tuple[int, int, int, int, int, int]:
+    return points.n, points.rows, points.columns, first, step, count
+
+
+def _operands(name: str, x: U32, y: U32, moduli: Moduli) -> tuple[U32, U32, int]:
+    """Contiguous operands; the second may be a suffix of the first's shape, the kernels repeat it."""
+    n = checks.residues(name, x, moduli)
+    checks.residues(name, y, moduli)
+    if x.shape[x.ndim - y.ndim :] != y.shape:
+        x, y = np.broadcast_arrays(x, y)
+    return np.ascontiguousarray(x), np.ascontiguousarray(y), n
+
+
+def _bit_reversal(n: int) -> npt.NDArray[np.int64]:
+    order = np.zeros(1, np.int64)
+    while order.size < n:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return order
+
+
+def _evaluation_order(n: int, g: int) -> npt.NDArray[np.int64]:
+    """Position k holds x(psi^e), e = 2 bitrev(k) + 1; x(X^g) there is x(psi^(g e))."""
+    exponents = (2 * _bit_reversal(n) + 1) * g % (2 * n)
+    position = np.empty(n, np.int64)
+    position[_bit_reversal(n)] = np.arange(n)
+    return position[(exponents - 1) // 2]
+
+
+def _coefficient_order(n: int, g: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Output k takes coefficient j with g j = k or k + n (negated) modulo 2n."""
+    j = np.arange(n) * g % (2 * n)
+    source, negative = np.empty(n, np.int64), np.empty(n, np.bool_)
+    source[j % n], negative[j % n] = np.arange(n), j >= n
+    return source, negative

@@ -1,0 +1,195 @@
+"""The primitives that every backend provides: arrays in, arrays out, no encryption words.
+
+Conventions, the same for every backend:
+
+* Residues are ``uint32`` arrays shaped ``[..., limb, n]``, C-contiguous, limb ``l`` reduced to
+  ``[0, q_l)``. ``moduli`` is a tuple of ``limb`` primes ``q_l = 1 mod 2n``, each below 2^30.
+  Inputs out of range give unspecified residues, never a crash. Every result lies in ``[0, q_l)``.
+* Leading dimensions are batch; any size, including 0 and odd sizes.
+* ``n`` is a power of two, 2^10 to 2^16.
+* Same input, same bits, on every backend. Inputs are never modified; results are new arrays.
+* Evaluation order: the forward transform of ``x`` has ``x(psi^(2 bitrev(k) + 1))`` at position ``k``,
+  ``bitrev`` over log2(n) bits, ``psi`` from :func:`hegpu.backend.roots.primitive_root`.
+
+Random streams. ``key`` is 32 bytes. Stream ``(domain, object, index)`` is ChaCha20 (RFC 8439, 20 rounds)
+with that key, 96-bit nonce = the three ``uint32`` words ``(domain, object, index)``, block counter from 0.
+Word ``256 k + 16 i + b`` of a stream is word ``i`` of block ``16 k + b`` (``0 <= i, b < 16``): sixteen blocks
+side by side, the order in which SIMD lanes and GPU warps produce them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+U32 = npt.NDArray[np.uint32]
+I32 = npt.NDArray[np.int32]
+Moduli = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A matrix of polynomials in point-major order, for :meth:`Backend.point_matmul`.
+
+    ``data`` is opaque: each backend has its own layout. ``rows`` x ``columns`` polynomials of ``n`` residues
+    per modulus, in the evaluation domain.
+    """
+
+    data: Any
+    moduli: Moduli
+    n: int
+    rows: int
+    columns: int
+
+
+class Backend(Protocol):
+    """What a backend computes. See the module's text for shapes, ranges and streams."""
+
+    name: str
+
+    # -- pointwise, modulo q_l -------------------------------------------------------------------------
+    def add(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        """``x + y``; operands broadcast over the leading dimensions."""
+        ...
+
+    def sub(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        """``x - y``; operands broadcast over the leading dimensions."""
+        ...
+
+    def neg(self, x: U32, moduli: Moduli) -> U32:
+        """``-x``."""
+        ...
+
+    def mul(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        """``x * y``, coefficient by coefficient; operands broadcast over the leading dimensions."""
+        ...
+
+    def mul_scalar(self, x: U32, scalars: Sequence[int], moduli: Moduli) -> U32:
+        """``x * scalars[l] mod q_l``; any Python integers, one for each limb."""
+        ...
+
+    def multiply_accumulate(self, acc: U32, x: U32, y: U32, moduli: Moduli) -> U32:
+        """``acc + x * y``; operands broadcast over the leading dimensions."""
+        ...
+
+    def from_signed(self, x: npt.NDArray[np.int64], moduli: Moduli) -> U32:
+        """Residues of int64 values ``[..., n]`` in [-2^62, 2^62] -> ``[..., limb, n]``."""
+        ...
+
+    # -- transforms ------------------------------------------------------------------------------------
+    def ntt(self, x: U32, moduli: Moduli) -> U32:
+        """Negacyclic forward transform, coefficients -> evaluations."""
+        ...
+
+    def intt(self, x: U32, moduli: Moduli) -> U32:
+        """Inverse of :meth:`ntt`, the factor 1/n included."""
+        ...
+
+    def automorphism(self, x: U32, galois_element: int, moduli: Moduli, *, evaluations: bool) -> U32:
+        """``x(X^g) mod X^n + 1`` for odd ``g`` (taken modulo 2n), in either domain."""
+        ...
+
+    def monomial_shift(self, x: U32, power: int, moduli: Moduli) -> U32:
+        """``x * X^power mod X^n + 1`` in the coefficient domain; any integer power."""
+        ...
+
+    # -- change of modulus (coefficient domain) ---------------------------------------------------------
+    def convert_basis(self, x: U32, source: Moduli, target: Moduli) -> U32:
+        """Residues modulo ``target`` of the centred representative of ``x`` modulo ``prod(source)``.
+
+        With Q the product, ``h_l = x_l (Q/q_l)^-1 mod q_l`` and
+        ``v = (sum_l h_l floor(2^58 / q_l) + 2^57) >> 58`` the result is ``sum_l h_l (Q/q_l) - v Q``: exact for
+        ``|x| < Q/2 (1 - limbs 2^-26)``, at the edge it may be the other representative. At most 32 limbs.
+        """
+        ...
+
+    def divide_by_last(self, x: U32, moduli: Moduli, count: int) -> U32:
+        """``(x - r) / P`` modulo the remaining primes, P the product of the last ``count``, r the centred
+        residue of x modulo P (by :meth:`convert_basis`): division rounded to nearest. ``[..., limb-count, n]``."""
+        ...
+
+    def switch_to_power_of_two(self, x: U32, moduli: Moduli, bits: int) -> U32:
+        """``round(x 2^bits / Q) mod 2^bits`` for 1 <= bits <= 32: ``[..., limb, n]`` -> ``[..., n]``.
+
+        Definition: ``acc = sum_l h_l round(2^64 / q_l) mod 2^64`` with ``h_l = x_l (Q/q_l)^-1 mod q_l``;
+        the result is ``((acc + 2^(63-bits)) mod 2^64) >> (64 - bits)``.
+        """
+        ...
+
+    # -- matrix products -------------------------------------------------------------------------------
+    def empty_points(self, rows: int, columns: int, n: int, moduli: Moduli) -> Points:
+        """A matrix to be filled by :meth:`store_points` or :meth:`expand_points`; contents undefined."""
+        ...
+
+    def store_points(self, points: Points, x: U32, first: int, step: int, *, transform: bool) -> None:
+        """Put ``x`` ``[rows, b, limb, n]`` into columns ``first, first+step, ...``.
+
+        ``transform=True``: ``x`` holds coefficients and is transformed on the way; otherwise evaluations.
+        """
+        ...
+
+    def expand_points(
+        self, points: Points, key: bytes, domain: int, objects: U32, first: int, step: int
+    ) -> None:
+        """:meth:`sample_uniform` of ``objects`` ``[rows, b]``, put into columns ``first, first+step, ...``."""
+        ...
+
+    def load_points(self, points: Points, first: int, step: int, count: int, *, transform: bool) -> U32:
+        """Columns ``first, first+step, ...`` (``count`` of them) as ``[rows, count, limb, n]``.
+
+        ``transform=True``: coefficients (inverse transform on the way); otherwise evaluations.
+        """
+        ...
+
+    def point_matmul(self, w: Points, x: Points) -> Points:
+        """For every point j and limb: ``Y[o, b] = sum_i W[o, i] X[i, b] mod q``.
+
+        ``w`` is rows o x columns i, ``x`` is rows i x columns b, the result rows o x columns b.
+        """
+        ...
+
+    def scalar_matmul(self, w: npt.NDArray[np.int16], x: U32, moduli: Moduli) -> U32:
+        """``Y[o, ...] = sum_i w[o, i] x[i, ...] mod q``: ``w`` ``[o, i]``, ``x`` ``[i, ..., limb, n]``."""
+        ...
+
+    # -- randomness ------------------------------------------------------------------------------------
+    def sample_uniform(self, key: bytes, domain: int, objects: U32, n: int, moduli: Moduli) -> U32:
+        """Uniform residues for each of ``objects`` ``[...]`` -> ``[..., limb, n]``. Public values only.
+
+        Residue j of limb l of object o is ``word j & (2^bits(q_l) - 1)`` of the first stream
+        ``(domain, o, l + 65536 a)``, a = 0, 1, ..., for which that is below ``q_l``.
+        """
+        ...
+
+    def sample_ternary(self, key: bytes, domain: int, objects: U32, n: int) -> I32:
+        """Values in {-1, 0, 1}, ``[..., n]``: ``floor(3 w / 2^64) - 1`` with ``w = word j + 2^32 word (n + j)``
+        of stream ``(domain, o, 0)``. Fixed consumption, no branch or address depends on the words."""
+        ...
+
+    def sample_cbd(self, key: bytes, domain: int, objects: U32, n: int) -> I32:
+        """Centred binomial CBD(21), sigma = sqrt(10.5) = 3.24, ``[..., n]``, from stream ``(domain, o, 0)``.
+
+        ``w`` is word j; ``h`` is the low (j < n/2) or high (j >= n/2) half of word ``n + (j mod n/2)``.
+        The value is ``popcount(w & (2^21-1)) - popcount(w >> 21) - popcount(h & 1023)``.
+        """
+        ...
+
+    def sample_flood(self, key: bytes, domain: int, objects: U32, n: int, bits: int, moduli: Moduli) -> U32:
+        """Residues of wide noise ``sum of 8 uniform words in [0, 2^bits) - 4 (2^bits - 1)``, ``[..., limb, n]``.
+
+        1 <= bits <= 96; sigma = sqrt(2/3) 2^bits (1 - 2^(-2 bits))^0.5. Word t (0..7) of coefficient j is
+        ``sum_k 2^(32 k) word (3 t + k) n + j``, k = 0..2, of stream ``(domain, o, 0)``, reduced modulo 2^bits.
+        """
+        ...
+
+    # -- packing for the wire --------------------------------------------------------------------------
+    def pack_bits(self, x: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint8]:
+        """The low ``bits`` (1..64) of each of the m values ``[..., m]``, least significant bit first, end to
+        end, padded with zero bits to ``ceil(m bits / 8)`` bytes: ``[..., bytes]``."""
+        ...
+
+    def unpack_bits(self, x: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint64]:
+        """Inverse of :meth:`pack_bits`: ``[..., bytes]`` -> ``[..., count]``."""
+        ...
