@@ -248,14 +248,8 @@ def test_hostile_headers_are_model_errors():
         text = json.dumps(description | change)
         with pytest.raises(ModelError):
             load_network(_packed(header | {"__metadata__": {"hegpu": text}}, data))
-    for change in (
-        {"shape": [1, 1]},
-        {"shape": [1.0]},
-        {"shape": [True]},
-        {"dtype": "F64"},
-        {"data_offsets": [0, 8]},
-        {"data_offsets": [-4, 0]},
-        {"shape": {}},
-    ):
+    shapes = [{"shape": shape} for shape in ([1, 1], [1.0], [True], [2], {}, None)]
+    spans = [{"data_offsets": span} for span in ([0, 8], [-4, 0], [4, 8, 12], [10**30, 10**30 + 4], ["0", "4"], 3)]
+    for change in (*shapes, *spans, {"dtype": "F64"}):
         with pytest.raises(ModelError):
             load_network(_packed(header | {"a.bias": header["a.bias"] | change}, data))

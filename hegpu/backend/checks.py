@@ -1,0 +1,127 @@
+"""Argument checks that all backends share: dtype, shapes and ranges, before any kernel runs."""
+
+import numpy as np
+import numpy.typing as npt
+
+from hegpu.backend.protocol import U32, Moduli, Points
+from hegpu.errors import ParameterError
+
+MIN_DEGREE, MAX_DEGREE = 1 << 10, 1 << 16
+
+
+def degree(operation: str, n: int) -> None:
+    if not MIN_DEGREE <= n <= MAX_DEGREE or n & (n - 1):
+        raise ParameterError(f"{operation}: ring degree n = {n} is not a power of two from 2^10 to 2^16")
+
+
+def ring(operation: str, n: int, moduli: Moduli) -> None:
+    degree(operation, n)
+    if not moduli:
+        raise ParameterError(f"{operation}: no moduli; give one prime for each limb")
+    for q in moduli:
+        if not 2 < q < 1 << 30 or q % (2 * n) != 1:
+            raise ParameterError(f"{operation}: modulus {q} is not below 2^30 and 1 modulo 2n = {2 * n}")
+
+
+def residues(operation: str, x: U32, moduli: Moduli) -> int:
+    """Checks ``[..., limb, n]`` and returns n."""
+    if not isinstance(x, np.ndarray) or x.dtype != np.uint32:
+        raise ParameterError(f"{operation}: residues are a uint32 array, not {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim < 2 or x.shape[-2] != len(moduli):
+        raise ParameterError(f"{operation}: an array of shape {x.shape} does not match [..., limb={len(moduli)}, n]")
+    ring(operation, x.shape[-1], moduli)
+    return x.shape[-1]
+
+
+def signed(operation: str, x: npt.NDArray[np.int64], moduli: Moduli) -> int:
+    if not isinstance(x, np.ndarray) or x.dtype != np.int64 or x.ndim < 1:
+        raise ParameterError(f"{operation}: values are an int64 array [..., n], not {getattr(x, 'dtype', type(x))}")
+    if x.size and (int(x.max()) > 1 << 62 or int(x.min()) < -(1 << 62)):
+        raise ParameterError(f"{operation}: a value lies outside [-2^62, 2^62]")
+    ring(operation, x.shape[-1], moduli)
+    return x.shape[-1]
+
+
+def galois_element(operation: str, g: int, n: int) -> int:
+    if g % 2 == 0:
+        raise ParameterError(f"{operation}: Galois element {g} is even; use an odd number")
+    return g % (2 * n)
+
+
+def conversion(operation: str, source: Moduli, target: Moduli, n: int) -> None:
+    ring(operation, n, target)
+    if len(source) > 32 or len(set(source)) != len(source):
+        raise ParameterError(f"{operation}: the source basis needs 1..32 distinct primes, it has {len(source)}")
+
+
+def drop_count(operation: str, moduli: Moduli, count: int) -> None:
+    if not 1 <= count < len(moduli) or count > 32:
+        raise ParameterError(f"{operation}: cannot drop {count} of {len(moduli)} primes; at least one must remain")
+    if len(set(moduli)) != len(moduli):
+        raise ParameterError(f"{operation}: the primes are not distinct")
+
+
+def bits(operation: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ParameterError(f"{operation}: bits = {value} is out of range; use 1..{most}")
+
+
+def points_shape(operation: str, rows: int, columns: int, n: int, moduli: Moduli) -> None:
+    ring(operation, n, moduli)
+    if rows < 0 or columns < 0:
+        raise ParameterError(f"{operation}: {rows} rows and {columns} columns; neither may be negative")
+
+
+def column_range(operation: str, points: Points, shape: tuple[int, ...], first: int, step: int) -> None:
+    """``shape`` is ``[rows, count]`` of what is moved."""
+    if len(shape) != 2 or shape[0] != points.rows:
+        raise ParameterError(f"{operation}: shape {shape} does not match [rows={points.rows}, columns]")
+    if step < 1 or first < 0 or (shape[1] and first + (shape[1] - 1) * step >= points.columns):
+        raise ParameterError(
+            f"{operation}: columns {first}, {first + step}, ... ({shape[1]} of them) leave the {points.columns} columns"
+        )
+
+
+def store_points(operation: str, points: Points, x: U32, first: int, step: int) -> None:
+    n = residues(operation, x, points.moduli)
+    if x.ndim != 4 or n != points.n:
+        raise ParameterError(f"{operation}: shape {x.shape} does not match [rows, columns, limb, n={points.n}]")
+    column_range(operation, points, x.shape[:2], first, step)
+
+
+def matmul(operation: str, w: Points, x: Points) -> None:
+    if w.columns != x.rows or w.n != x.n or w.moduli != x.moduli:
+        raise ParameterError(
+            f"{operation}: {w.rows}x{w.columns} (n={w.n}, {len(w.moduli)} limbs) times {x.rows}x{x.columns} "
+            f"(n={x.n}, {len(x.moduli)} limbs): inner sizes, n and moduli must agree"
+        )
+
+
+def scalar_matmul(operation: str, w: npt.NDArray[np.int16], x: U32, moduli: Moduli) -> int:
+    n = residues(operation, x, moduli)
+    if w.dtype != np.int16 or w.ndim != 2 or x.ndim < 3 or w.shape[1] != x.shape[0]:
+        raise ParameterError(f"{operation}: weights {w.dtype}{w.shape} must be int16 [o, i] for x {x.shape} [i, ...]")
+    return n
+
+
+def stream(operation: str, key: bytes, domain: int, objects: U32) -> None:
+    if not isinstance(key, bytes) or len(key) != 32:
+        raise ParameterError(f"{operation}: a stream key is 32 bytes")
+    if not 0 <= domain < 1 << 32:
+        raise ParameterError(f"{operation}: domain {domain} is not a 32-bit word")
+    if not isinstance(objects, np.ndarray) or objects.dtype != np.uint32:
+        raise ParameterError(f"{operation}: objects are a uint32 array of stream numbers")
+
+
+def pack(operation: str, x: npt.NDArray[np.uint64], width: int) -> None:
+    bits(operation, width, 64)
+    if x.dtype != np.uint64 or x.ndim < 1:
+        raise ParameterError(f"{operation}: values are a uint64 array [..., m], not {x.dtype}{x.shape}")
+
+
+def unpack(operation: str, x: npt.NDArray[np.uint8], width: int, count: int) -> None:
+    bits(operation, width, 64)
+    if x.dtype != np.uint8 or x.ndim < 1 or count < 0 or x.shape[-1] != (count * width + 7) // 8:
+        raise ParameterError(f"{operation}: {x.dtype}{x.shape} does not hold {count} values of {width} bits a row")
+
+
