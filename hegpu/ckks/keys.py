@@ -1,0 +1,56 @@
+"""Secret and public keys."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hegpu.backend.protocol import U32, Backend, Moduli
+from hegpu.ckks.params import Parameters
+from hegpu.ring.random import KEY_NOISE, SECRET, UNIFORM, derive_key
+
+_ONE = np.zeros((), np.uint32)
+
+
+@dataclass(frozen=True)
+class SecretKey:
+    """A uniform ternary secret, in the evaluation domain modulo the q primes. Never written, never printed."""
+
+    params: Parameters
+    evaluations: U32 = field(repr=False)  # [limb, n]
+    fingerprint: bytes
+
+    def limbs(self, moduli: Moduli) -> U32:
+        """The secret modulo ``moduli``, a subset of the q primes."""
+        return np.ascontiguousarray(self.evaluations[[self.params.q_primes.index(q) for q in moduli]])
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """An encryption of zero, ``pk0 = -a s + e``, evaluations ``[limb, n]``; the uniform ``a`` is given by a seed."""
+
+    params: Parameters
+    pk0: U32
+    seed: bytes
+
+    def pk1(self, backend: Backend) -> U32:
+        return backend.sample_uniform(self.seed, UNIFORM, _ONE, self.params.n, self.params.q_primes)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """16 bytes of BLAKE2b over parameters, seed and pk0."""
+        h = hashlib.blake2b(self.params.hash.encode() + self.seed, digest_size=16, person=b"fingerprint")
+        h.update(np.ascontiguousarray(self.pk0).astype("<u4", copy=False).tobytes())
+        return h.digest()
+
+
+def generate(backend: Backend, params: Parameters, key: bytes, uniform_seed: bytes) -> tuple[SecretKey, PublicKey]:
+    """The key pair that ``key`` (32 secret bytes, used for this pair only) and the public ``uniform_seed`` determine."""
+    q = params.q_primes
+    small = backend.sample_ternary(derive_key(key, "secret"), SECRET, _ONE, params.n)
+    secret = backend.ntt(backend.from_signed(small.astype(np.int64), q), q)
+    noise = backend.sample_cbd(derive_key(key, "key noise"), KEY_NOISE, _ONE, params.n)
+    error = backend.ntt(backend.from_signed(noise.astype(np.int64), q), q)
+    a = backend.sample_uniform(uniform_seed, UNIFORM, _ONE, params.n, q)
+    public = PublicKey(params, backend.sub(error, backend.mul(a, secret, q), q), uniform_seed)
+    return SecretKey(params, secret, public.fingerprint), public
