@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hegpu.ct.dose import lower_dose
-from hegpu.ct.phantom import phantom
 from numpy.typing import NDArray
 
+from hegpu.ct.dose import lower_dose
+from hegpu.ct.phantom import phantom
 from hegpu.errors import ImageError
 
 HELD_OUT = "crlm_1006"
@@ -59,7 +59,7 @@ def npz_split(path: Path, dose: float, slices: int) -> Split:
     return split
 
 
-def phantom_split(dose: float, shape: tuple[int, int] = (256, 256)) -> Split:
+def phantom_split(dose: float, shape: tuple[int, int] = (128, 128)) -> Split:
     """Eight phantoms to fit on and four others, at the fraction ``dose``."""
     pairs: list[Pair] = []
     for seed in range(12):

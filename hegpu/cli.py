@@ -1,0 +1,157 @@
+"""The command line. It only calls :mod:`hegpu.api`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hegpu.errors import HegpuError
+
+app = typer.Typer(
+    help="Denoise low-dose CT slices while they stay encrypted. Research software, not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+Backend = Annotated[str | None, typer.Option("--backend", help="cpu or reference; default HEGPU_BACKEND, else cpu")]
+Threads = Annotated[int | None, typer.Option("--threads", help="default HEGPU_THREADS, else all processors")]
+Keys = Annotated[Path, typer.Option("--keys", help="folder made by 'hegpu keygen'")]
+
+
+@app.command(epilog="Example: hegpu keygen --out keys/")
+def keygen(
+    out: Annotated[Path, typer.Option(help="new folder for the keys")],
+    preset: Annotated[str, typer.Option(help="linear, compact, lossless or insecure_test")] = "linear",
+) -> None:
+    """Make a master secret (0600) and its public parameters."""
+    from hegpu import api
+
+    keys = api.keygen(preset, out)
+    print(f"{out}: preset {keys.params.name}, {keys.params.security_bits} bits, fingerprint {api.key_fingerprint(keys)}")
+
+
+@app.command(epilog="Example: hegpu encrypt SLICE.dcm --keys keys/ --out slice.ct")
+def encrypt(
+    image: Annotated[Path, typer.Argument(help="a CT slice in DICOM")],
+    keys: Keys,
+    out: Annotated[Path, typer.Option(help="the encrypted slice")],
+    halo: Annotated[int, typer.Option(help="filters of up to 2 halo + 1 pixels can be applied")] = 6,
+    backend: Backend = None,
+    threads: Threads = None,
+) -> None:
+    """Encrypt a slice under a key of its own. No DICOM field and no file name enters the result."""
+    from hegpu import api
+    from hegpu.backend.select import select
+
+    api.encrypt(image, keys, out, halo=halo, backend=select(backend, threads))
+    print(f"{out}: {out.stat().st_size:,} bytes")
+
+
+@app.command(epilog="Example: hegpu denoise slice.ct --model linear --out denoised.ct")
+def denoise(
+    encrypted: Annotated[Path, typer.Argument(help="an encrypted slice")],
+    model: Annotated[str, typer.Option(help="a shipped network's name or a network file")],
+    out: Annotated[Path, typer.Option(help="the encrypted result")],
+    backend: Backend = None,
+    threads: Threads = None,
+) -> None:
+    """Denoise an encrypted slice. Needs no secret key."""
+    from hegpu import api
+    from hegpu.backend.select import select
+
+    api.denoise(encrypted, model, out, backend=select(backend, threads))
+    print(f"{out}: {out.stat().st_size:,} bytes. Border: the slice's edge pixels were repeated outwards.")
+
+
+@app.command(epilog="Example: hegpu decrypt denoised.ct --keys keys/ --like SLICE.dcm --out out.dcm")
+def decrypt(
+    encrypted: Annotated[Path, typer.Argument(help="an encrypted result")],
+    keys: Keys,
+    like: Annotated[Path, typer.Option(help="the slice that was encrypted")],
+    out: Annotated[Path, typer.Option(help="the denoised slice, a derived DICOM")],
+    backend: Backend = None,
+    threads: Threads = None,
+) -> None:
+    """Decrypt a result into a derived DICOM."""
+    from hegpu import api
+    from hegpu.backend.select import select
+
+    hu = api.decrypt(encrypted, keys, out, like=like, backend=select(backend, threads))
+    print(f"{out}: {hu.shape[0]}x{hu.shape[1]} pixels, {hu.min():.0f} to {hu.max():.0f} HU")
+
+
+@app.command(epilog="Example: hegpu info slice.ct")
+def info(file: Annotated[Path, typer.Argument(help="a hegpu file or a keys folder")]) -> None:
+    """What a file holds."""
+    from hegpu.inspection import describe
+
+    _table(f"{file}", ["field", "value"], describe(file))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine offers, what is missing and how to get it."""
+    from hegpu.doctor import report
+
+    _table("hegpu doctor", ["item", "state", "to get it"], report())
+
+
+@app.command(epilog="Example: hegpu demo --out demo-out")
+def demo(
+    image: Annotated[Path | None, typer.Option(help="a DICOM slice, or an .npz of series; default CT_small.dcm")] = None,
+    out: Annotated[Path, typer.Option(help="folder for demo.png and the files")] = Path("demo-out"),
+    dose: Annotated[float, typer.Option(help="fraction of the photons")] = 0.1,
+    model: Annotated[str, typer.Option(help="a linear network")] = "linear",
+    backend: Backend = None,
+    threads: Threads = None,
+) -> None:
+    """Lower a real slice's dose, denoise it encrypted and in the clear, compare."""
+    from hegpu.backend.select import select
+    from hegpu.demo import run
+
+    result = run(image, out, dose, model, select(backend, threads), Console(stderr=True))
+    for title, columns, rows in result.tables():
+        _table(title, columns, rows)
+    print(f"picture: {out / 'demo.png'}")
+
+
+@app.command()
+def report() -> None:
+    """Draw the stored benchmark results (in a checkout) as one page under reports/."""
+    _checkout("reports.render", [])
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Run the benchmark suite (in a checkout)."""
+    _checkout("bench.run", context.args)
+
+
+def _checkout(module: str, arguments: list[str]) -> None:
+    import subprocess
+
+    if not Path(*module.split(".")).with_suffix(".py").is_file():
+        raise HegpuError(f"{module}: benchmarks and reports live in a checkout of hegpu; run this in its root folder")
+    raise typer.Exit(subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode)
+
+
+def _table(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line and exit code 1."""
+    try:
+        app()
+    except HegpuError as error:
+        print(f"hegpu: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,56 @@
+"""Stacks of slices in a NumPy archive: one int16 array ``[z, y, x]`` in HU per series."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hegpu.errors import ImageError
+
+
+def data_path() -> Path | None:
+    """The archive that ``HEGPU_CT_DATA`` names (the file, or a folder that holds ``ct_train.npz``), or None if unset."""
+    text = os.environ.get("HEGPU_CT_DATA")
+    if not text:
+        return None
+    path = Path(text)
+    path = path / "ct_train.npz" if path.is_dir() else path
+    if not path.is_file():
+        raise ImageError(f"HEGPU_CT_DATA: there is no file {path}; set it to an .npz of CT series or unset it")
+    return path
+
+
+def series_names(path: str | os.PathLike[str]) -> list[str]:
+    """The series in the archive, sorted."""
+    with _open(path) as archive:
+        return sorted(archive.files)
+
+
+def read_npz(path: str | os.PathLike[str], series: str | None = None, index: int = 0) -> npt.NDArray[np.float64]:
+    """Slice ``index`` (negative counts from the end) of ``series`` (default: the first by name), HU float64 ``[y, x]``."""
+    name = os.path.basename(os.fspath(path))
+    with _open(path) as archive:
+        names = sorted(archive.files)
+        chosen = series if series is not None else names[0] if names else ""
+        if chosen not in names:
+            raise ImageError(f"read_npz: {name!r} has no series {chosen!r}; it has {', '.join(names) or 'none'}")
+        try:
+            stack = archive[chosen]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as cause:
+            raise ImageError(f"read_npz: series {chosen!r} of {name!r} is damaged ({cause}); get it again") from cause
+    if stack.ndim != 3 or stack.dtype.kind not in "iuf" or not -len(stack) <= index < len(stack):
+        raise ImageError(f"read_npz: no slice {index} in {chosen!r} {stack.dtype}{stack.shape}; it must be [z, y, x]")
+    return np.asarray(stack[index], np.float64)
+
+
+def _open(path: str | os.PathLike[str]) -> "np.lib.npyio.NpzFile":
+    name = os.path.basename(os.fspath(path))
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as cause:
+        raise ImageError(f"read_npz: {name!r} is no readable .npz archive ({cause}); get it again") from cause
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ImageError(f"read_npz: {name!r} is a single array; save the series with numpy.savez")
+    return archive
