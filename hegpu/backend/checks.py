@@ -1,5 +1,7 @@
 """Argument checks that all backends share: dtype, shapes and ranges, before any kernel runs."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +33,11 @@ def residues(operation: str, x: U32, moduli: Moduli) -> int:
         raise ParameterError(f"{operation}: an array of shape {x.shape} does not match [..., limb={len(moduli)}, n]")
     ring(operation, x.shape[-1], moduli)
     return x.shape[-1]
+
+
+def scalars(operation: str, values: Sequence[int], moduli: Moduli) -> None:
+    if len(values) != len(moduli):
+        raise ParameterError(f"{operation}: {len(values)} scalars for {len(moduli)} limbs; give one for each limb")
 
 
 def signed(operation: str, x: npt.NDArray[np.int64], moduli: Moduli) -> int:

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from hegpu import _cpu
 from hegpu.backend import checks
 from hegpu.backend.protocol import I32, U32, Moduli, Points
+from hegpu.backend.roots import bit_reversal
 from hegpu.errors import BackendError, ParameterError
 
 _BLOCK = 1 << 21  # residues per block of scalar_matmul: 16 MiB of float64
@@ -75,8 +76,7 @@ class CpuBackend:
 
     def mul_scalar(self, x: U32, scalars: Sequence[int], moduli: Moduli) -> U32:
         n = checks.residues("mul_scalar", x, moduli)
-        if len(scalars) != len(moduli):
-            raise ParameterError(f"mul_scalar: {len(scalars)} scalars for {len(moduli)} limbs; give one for each limb")
+        checks.scalars("mul_scalar", scalars, moduli)
         x = np.ascontiguousarray(x)
         out = np.empty_like(x)
         reduced = np.array([s % q for s, q in zip(scalars, moduli, strict=True)], np.uint32)
@@ -283,18 +283,11 @@ def _operands(name: str, x: U32, y: U32, moduli: Moduli) -> tuple[U32, U32, int]
     return np.ascontiguousarray(x), np.ascontiguousarray(y), n
 
 
-def _bit_reversal(n: int) -> npt.NDArray[np.int64]:
-    order = np.zeros(1, np.int64)
-    while order.size < n:
-        order = np.concatenate([2 * order, 2 * order + 1])
-    return order
-
-
 def _evaluation_order(n: int, g: int) -> npt.NDArray[np.int64]:
     """Position k holds x(psi^e), e = 2 bitrev(k) + 1; x(X^g) there is x(psi^(g e))."""
-    exponents = (2 * _bit_reversal(n) + 1) * g % (2 * n)
+    exponents = (2 * bit_reversal(n) + 1) * g % (2 * n)
     position = np.empty(n, np.int64)
-    position[_bit_reversal(n)] = np.arange(n)
+    position[bit_reversal(n)] = np.arange(n)
     return position[(exponents - 1) // 2]
 
 
