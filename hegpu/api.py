@@ -11,10 +11,10 @@ import numpy.typing as npt
 from hegpu.backend.protocol import Backend
 from hegpu.backend.select import select
 from hegpu.ckks.params import Parameters, preset
-from hegpu.ckks.wire import write_atomic
 from hegpu.ct.dicom import read_slice, write_derived
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import FormatError, ParameterError
+from hegpu.files import write_atomic
 from hegpu.nets.compose import affine_filter
 from hegpu.nets.description import Network
 from hegpu.nets.file import load_network
@@ -69,7 +69,9 @@ def load_keys(folder: PathLike) -> MasterKey:
         secret_text = (folder / SECRET_FILE).read_bytes()
         public = json.loads((folder / PARAMETERS_FILE).read_bytes())
     except OSError as cause:
-        raise FormatError(f"load_keys: cannot read {folder} ({cause.strerror}); make keys with 'hegpu keygen'") from cause
+        raise FormatError(
+            f"load_keys: cannot read {folder} ({cause.strerror}); make keys with 'hegpu keygen'"
+        ) from cause
     except ValueError as cause:
         raise FormatError(f"load_keys: {folder / PARAMETERS_FILE} is damaged ({cause}); restore it") from cause
     lines = secret_text.split(b"\n")

@@ -1,6 +1,7 @@
 """The command line. It only calls :mod:`hegpu.api`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,9 @@ def keygen(
     from hegpu import api
 
     keys = api.keygen(preset, out)
-    print(f"{out}: preset {keys.params.name}, {keys.params.security_bits} bits, fingerprint {api.key_fingerprint(keys)}")
+    print(
+        f"{out}: preset {keys.params.name}, {keys.params.security_bits} bits, fingerprint {api.key_fingerprint(keys)}"
+    )
 
 
 @app.command(epilog="Example: hegpu encrypt SLICE.dcm --keys keys/ --out slice.ct")
@@ -102,7 +105,9 @@ def doctor() -> None:
 
 @app.command(epilog="Example: hegpu demo --out demo-out")
 def demo(
-    image: Annotated[Path | None, typer.Option(help="a DICOM slice, or an .npz of series; default CT_small.dcm")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="a DICOM slice, or an .npz of series; default CT_small.dcm")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for demo.png and the files")] = Path("demo-out"),
     dose: Annotated[float, typer.Option(help="fraction of the photons")] = 0.1,
     model: Annotated[str, typer.Option(help="a linear network")] = "linear",
@@ -139,7 +144,7 @@ def _checkout(module: str, arguments: list[str]) -> None:
     raise typer.Exit(subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode)
 
 
-def _table(title: str, columns: list[str], rows: list[tuple[str, ...]]) -> None:
+def _table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column)

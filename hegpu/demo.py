@@ -1,6 +1,7 @@
 """The demo: one slice, low dose, denoised in the clear and encrypted, compared."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +38,17 @@ class DemoResult:
     def difference(self) -> F64:
         return self.encrypted - self.clear
 
-    def tables(self) -> list[tuple[str, list[str], list[tuple[str, ...]]]]:
+    def tables(self) -> list[tuple[str, list[str], Sequence[tuple[str, ...]]]]:
         rows = []
         for name, image in (
             ("low dose", self.low_dose),
             ("denoised in the clear", self.clear),
             ("denoised encrypted", self.encrypted),
         ):
-            narrow, full = compare(image, self.original, WINDOWS["abdomen"]), compare(image, self.original, WINDOWS["full"])
+            narrow, full = (
+                compare(image, self.original, WINDOWS["abdomen"]),
+                compare(image, self.original, WINDOWS["full"]),
+            )
             rows.append(
                 (name, f"{narrow.psnr_db:.2f}", f"{narrow.ssim:.4f}", f"{narrow.rmse_hu:.2f}", f"{full.psnr_db:.2f}",
                  f"{full.ssim:.4f}", f"{full.rmse_hu:.2f}")

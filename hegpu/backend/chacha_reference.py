@@ -12,7 +12,7 @@ _ROUNDS = (
 
 
 def _rotate(x: U32, bits: int) -> U32:
-    return (x << np.uint32(bits)) | (x >> np.uint32(32 - bits))
+    return np.asarray((x << np.uint32(bits)) | (x >> np.uint32(32 - bits)))
 
 
 def chacha_blocks(key: bytes, counters: U32, nonce: tuple[int, int, int]) -> U32:
@@ -34,4 +34,4 @@ def chacha_blocks(key: bytes, counters: U32, nonce: tuple[int, int, int]) -> U32
 def stream_words(key: bytes, domain: int, item: int, index: int, first: int, count: int) -> U32:
     """Words ``first .. first + count - 1`` (multiples of 256) of stream (domain, item, index), interleaved by 16."""
     blocks = chacha_blocks(key, np.arange(first // 16, (first + count) // 16, dtype=np.uint32), (domain, item, index))
-    return blocks.reshape(-1, 16, 16).transpose(0, 2, 1).ravel()
+    return np.asarray(blocks.reshape(-1, 16, 16).transpose(0, 2, 1).ravel())

@@ -32,7 +32,7 @@ def residues(operation: str, x: U32, moduli: Moduli) -> int:
     if x.ndim < 2 or x.shape[-2] != len(moduli):
         raise ParameterError(f"{operation}: an array of shape {x.shape} does not match [..., limb={len(moduli)}, n]")
     ring(operation, x.shape[-1], moduli)
-    return x.shape[-1]
+    return int(x.shape[-1])
 
 
 def scalars(operation: str, values: Sequence[int], moduli: Moduli) -> None:
@@ -46,7 +46,7 @@ def signed(operation: str, x: npt.NDArray[np.int64], moduli: Moduli) -> int:
     if x.size and (int(x.max()) > 1 << 62 or int(x.min()) < -(1 << 62)):
         raise ParameterError(f"{operation}: a value lies outside [-2^62, 2^62]")
     ring(operation, x.shape[-1], moduli)
-    return x.shape[-1]
+    return int(x.shape[-1])
 
 
 def galois_element(operation: str, g: int, n: int) -> int:
@@ -130,5 +130,3 @@ def unpack(operation: str, x: npt.NDArray[np.uint8], width: int, count: int) -> 
     bits(operation, width, 64)
     if x.dtype != np.uint8 or x.ndim < 1 or count < 0 or x.shape[-1] != (count * width + 7) // 8:
         raise ParameterError(f"{operation}: {x.dtype}{x.shape} does not hold {count} values of {width} bits a row")
-
-

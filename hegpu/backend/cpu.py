@@ -1,4 +1,4 @@
-"""The compiled CPU kernels (kernels/cpu): SIMD chosen at run time, threads over the batch, same bits as the reference."""
+"""The compiled CPU kernels (kernels/cpu): SIMD at run time, threads over the batch, the reference's bits."""
 
 import os
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class CpuBackend:
         return self._binary(0, "add", x, y, moduli)
 
     def sub(self, x: U32, y: U32, moduli: Moduli) -> U32:
-        return self._binary(1, "sub", *np.broadcast_arrays(x, y), moduli)
+        return self._binary(1, "sub", x, y, moduli)
 
     def neg(self, x: U32, moduli: Moduli) -> U32:
         checks.residues("neg", x, moduli)
@@ -190,9 +190,7 @@ class CpuBackend:
         checks.matmul("point_matmul", w, x)
         out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
         if out.data.size:
-            self._kernels.point_matmul(
-                out.data, w.data, x.data, _words(w.moduli), w.n, w.rows, w.columns, x.columns
-            )
+            self._kernels.point_matmul(out.data, w.data, x.data, _words(w.moduli), w.n, w.rows, w.columns, x.columns)
         return out
 
     def scalar_matmul(self, w: npt.NDArray[np.int16], x: U32, moduli: Moduli) -> U32:

@@ -130,9 +130,7 @@ class Backend(Protocol):
         """
         ...
 
-    def expand_points(
-        self, points: Points, key: bytes, domain: int, objects: U32, first: int, step: int
-    ) -> None:
+    def expand_points(self, points: Points, key: bytes, domain: int, objects: U32, first: int, step: int) -> None:
         """:meth:`sample_uniform` of ``objects`` ``[rows, b]``, put into columns ``first, first+step, ...``."""
         ...
 

@@ -145,7 +145,7 @@ class ReferenceBackend:
         total = np.full((*x.shape[:-2], x.shape[-1]), 1 << (63 - bits), np.uint64)
         for limb, q in enumerate(moduli):
             total += h[..., limb, :] * np.uint64(((1 << 64) + q // 2) // q)
-        return (total >> np.uint64(64 - bits)).astype(np.uint32)
+        return np.asarray((total >> np.uint64(64 - bits)).astype(np.uint32))
 
     def empty_points(self, rows: int, columns: int, n: int, moduli: Moduli) -> Points:
         checks.points_shape("empty_points", rows, columns, n, moduli)
@@ -255,7 +255,9 @@ class ReferenceBackend:
 
 
 def _popcount(x: U32) -> I32:
-    return np.unpackbits(x.astype("<u4").view(np.uint8).reshape(-1, 4), axis=-1).sum(axis=-1).astype(np.int32)
+    return np.asarray(
+        np.unpackbits(x.astype("<u4").view(np.uint8).reshape(-1, 4), axis=-1).sum(axis=-1).astype(np.int32)
+    )
 
 
 def _twiddles(n: int, q: int, root: int) -> U64:

@@ -45,7 +45,7 @@ class PublicKey:
 
 
 def generate(backend: Backend, params: Parameters, key: bytes, uniform_seed: bytes) -> tuple[SecretKey, PublicKey]:
-    """The key pair that ``key`` (32 secret bytes, used for this pair only) and the public ``uniform_seed`` determine."""
+    """The key pair that ``key`` (32 secret bytes, used for this pair only) and the public seed determine."""
     q = params.q_primes
     small = backend.sample_ternary(derive_key(key, "secret"), SECRET, _ONE, params.n)
     secret = backend.ntt(backend.from_signed(small.astype(np.int64), q), q)

@@ -1,11 +1,7 @@
 """The wire format: a safetensors file with a small versioned header, every byte accounted for before it is used."""
 
-import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +47,7 @@ def header_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], int]:
     return header, tensors, 8 + length
 
 
-def load(data: bytes, kind: str, expect: Expect, max_bytes: int) -> tuple[dict[str, Any], dict[str, U32]]:
+def load(data: bytes, kind: str, expect: Expect, max_bytes: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Header and arrays of a ``kind`` file.
 
     ``expect`` maps the header to each array's (dtype, shape); names, dtypes, shapes and the file's size must agree
@@ -73,7 +69,7 @@ def load(data: bytes, kind: str, expect: Expect, max_bytes: int) -> tuple[dict[s
         try:
             begin, end = entry["data_offsets"]
             ok = entry["dtype"] == _DTYPES[np.dtype(dtype).name] and entry["shape"] == list(shape)
-            ok = ok and type(begin) is int and type(end) is int and 0 <= begin and end - begin == size
+            ok = ok and type(begin) is int and type(end) is int and begin >= 0 and end - begin == size
         except (KeyError, TypeError, ValueError):
             ok = False
         if not ok or start + end > len(data):
@@ -105,21 +101,3 @@ def unpack_residues(backend: Backend, data: npt.NDArray[np.uint8], moduli: Modul
         out[..., l, :] = limb
         at += size
     return out
-
-
-def write_atomic(path: str | Path, data: bytes, mode: int = 0o644) -> None:
-    """Write to a temporary file beside ``path``, sync, rename: nothing is lost when it fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

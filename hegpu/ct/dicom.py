@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from hegpu.ckks.wire import write_atomic
 from hegpu.ct.hounsfield import HU_MAX, HU_MIN, check
 from hegpu.errors import ImageError
+from hegpu.files import write_atomic
 
 PathLike = str | os.PathLike[str]
 MAX_SIDE = 1024

@@ -32,7 +32,9 @@ def lower_dose(
 
     image = check("lower_dose", hu)
     if not 0 < dose <= 1 or not pixel_spacing_mm > 0 or not i0 > 0:
-        raise ParameterError(f"lower_dose: dose {dose}, spacing {pixel_spacing_mm} mm, I0 {i0}; use 0 < dose <= 1 and positive sizes")
+        raise ParameterError(
+            f"lower_dose: dose {dose}, spacing {pixel_spacing_mm} mm, I0 {i0}; use 0 < dose <= 1 and positive sizes"
+        )
     side = max(image.shape)
     square = np.full((side, side), -1000.0)
     square[: image.shape[0], : image.shape[1]] = image
@@ -45,5 +47,7 @@ def lower_dose(
     photons = dose * i0
     counts = rng.poisson(photons * np.exp(-integrals)) + rng.normal(0, np.sqrt(electronic_variance), integrals.shape)
     error = -np.log(np.maximum(counts, 1) / photons) - integrals
-    noise = iradon(error, angles, filter_name="hann", circle=False, output_size=side) / (MU_WATER_PER_MM * pixel_spacing_mm)
+    noise = iradon(error, angles, filter_name="hann", circle=False, output_size=side) / (
+        MU_WATER_PER_MM * pixel_spacing_mm
+    )
     return np.asarray(image + 1000 * noise[: image.shape[0], : image.shape[1]], np.float64)

@@ -19,7 +19,9 @@ def check(operation: str, hu: Any) -> npt.NDArray[np.float64]:
     """A finite float64 slice ``[H, W]``. Errors: :class:`ImageError`."""
     array = np.asarray(hu)
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "iuf":
-        raise ImageError(f"{operation}: a slice is a 2-D array of numbers, not {array.dtype}{array.shape}; pick one slice")
+        raise ImageError(
+            f"{operation}: a slice is a 2-D array of numbers, not {array.dtype}{array.shape}; pick one slice"
+        )
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise ImageError(f"{operation}: the slice holds NaN or infinity; replace them by {HU_MIN} HU (air)")

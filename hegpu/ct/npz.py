@@ -11,7 +11,7 @@ from hegpu.errors import ImageError
 
 
 def data_path() -> Path | None:
-    """The archive that ``HEGPU_CT_DATA`` names (the file, or a folder that holds ``ct_train.npz``), or None if unset."""
+    """The archive that ``HEGPU_CT_DATA`` names (a file, or a folder with ``ct_train.npz``), None if unset."""
     text = os.environ.get("HEGPU_CT_DATA")
     if not text:
         return None
@@ -29,7 +29,7 @@ def series_names(path: str | os.PathLike[str]) -> list[str]:
 
 
 def read_npz(path: str | os.PathLike[str], series: str | None = None, index: int = 0) -> npt.NDArray[np.float64]:
-    """Slice ``index`` (negative counts from the end) of ``series`` (default: the first by name), HU float64 ``[y, x]``."""
+    """Slice ``index`` (negative from the end) of ``series`` (default: the first by name), HU float64 ``[y, x]``."""
     name = os.path.basename(os.fspath(path))
     with _open(path) as archive:
         names = sorted(archive.files)

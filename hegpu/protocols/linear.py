@@ -42,7 +42,9 @@ class MasterKey:
         return generate(backend, self.params, derive_key(self.secret, "slice key", slice_id + nonce), seed)
 
 
-def encrypt_slice(backend: Backend, hu: F64, keys: MasterKey, halo: int = DEFAULT_HALO, nonce: bytes = b"") -> EncryptedSlice:
+def encrypt_slice(
+    backend: Backend, hu: F64, keys: MasterKey, halo: int = DEFAULT_HALO, nonce: bytes = b""
+) -> EncryptedSlice:
     """Encrypt ``hu`` ``[H, W]``, values in [-1024, 3071], for filters of at most ``2 halo + 1`` pixels.
 
     Whole HU are exact; others are rounded to 2^-20 HU. The border is replicated into the halo. ``nonce``: from the
@@ -79,7 +81,9 @@ def denoise_slice(
     seed = public_seed("slice public key", s.slice_id, s.nonce, params.hash.encode())
     public = PublicKey(params, s.pk0, seed)
     if public.fingerprint != s.fingerprint:
-        raise KeyMismatchError("denoise: the public key in the slice is not the one its fingerprint names; encrypt again")
+        raise KeyMismatchError(
+            "denoise: the public key in the slice is not the one its fingerprint names; encrypt again"
+        )
     budget = plan_budget(kernel, bias_hu, params, released_coefficients(s))
     objects = np.arange(tiling.tiles, dtype=np.uint32)
     weights = transform_weights(backend, budget.weights[None, None], tiling, q)

@@ -93,7 +93,10 @@ def dump_slice(backend: Backend, s: EncryptedSlice) -> bytes:
         "fingerprint": s.fingerprint.hex(),
         "domain": "coefficients",
     }
-    arrays = {"c0": pack_residues(backend, s.c0, s.params.q_primes), "pk0": pack_residues(backend, s.pk0, s.params.q_primes)}
+    arrays = {
+        "c0": pack_residues(backend, s.c0, s.params.q_primes),
+        "pk0": pack_residues(backend, s.pk0, s.params.q_primes),
+    }
     return dump("slice", header, arrays)
 
 

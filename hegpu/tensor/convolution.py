@@ -8,14 +8,14 @@ costs C_out C_in products a point, whatever K (25 times fewer than im2col for 5 
 import numpy as np
 import numpy.typing as npt
 
-from hegpu.backend.protocol import U32, Backend, Points
+from hegpu.backend.protocol import U32, Backend, Moduli, Points
 from hegpu.ring.random import UNIFORM
 from hegpu.tensor.tiles import Tiling, kernel_polynomials
 
 _ROW_BLOCK = 16  # output or input channels moved at once: bounds the memory beside the point matrices
 
 
-def transform_weights(backend: Backend, weights: npt.NDArray[np.int64], tiling: Tiling, moduli: tuple[int, ...]) -> Points:
+def transform_weights(backend: Backend, weights: npt.NDArray[np.int64], tiling: Tiling, moduli: Moduli) -> Points:
     """Integer weights ``[C_out, C_in, K, K]`` (|w| < 2^62) in the point layout, made block by block of C_in."""
     outputs, inputs = weights.shape[:2]
     points = backend.empty_points(outputs, inputs, tiling.n, moduli)
@@ -25,7 +25,7 @@ def transform_weights(backend: Backend, weights: npt.NDArray[np.int64], tiling: 
     return points
 
 
-def load_seeded(backend: Backend, c0: U32, seed: bytes, objects: U32, moduli: tuple[int, ...]) -> Points:
+def load_seeded(backend: Backend, c0: U32, seed: bytes, objects: U32, moduli: Moduli) -> Points:
     """Fresh ciphertexts ``c0`` ``[channels, tiles, limb, n]`` (coefficients) and their seeded halves, as the matrix
     channels x (2 tiles): column 2t is c0 of tile t, column 2t+1 its c1, expanded from the seed in place."""
     channels, tiles, _, n = c0.shape

@@ -73,7 +73,7 @@ class Tiling:
     def valid_coefficients(self) -> npt.NDArray[np.int64]:
         """Coefficients ``[step_h * step_w]`` of a tile's output pixels, row-major, after a kernel of radius halo."""
         y, x = np.mgrid[0 : self.step_h, 0 : self.step_w]
-        return (self.tile_w * (y + 2 * self.halo) + x + 2 * self.halo).ravel()
+        return np.asarray(self.tile_w * (y + 2 * self.halo) + x + 2 * self.halo, np.int64).ravel()
 
 
 def plan(height: int, width: int, halo: int, n: int) -> Tiling:
@@ -110,7 +110,7 @@ def assemble(values: F64, tiling: Tiling) -> F64:
     out = np.empty((tiling.rows * tiling.step_h, tiling.columns * tiling.step_w))
     for t, y, x in tiling.corners():
         out[y : y + tiling.step_h, x : x + tiling.step_w] = values[t].reshape(tiling.step_h, tiling.step_w)
-    return out[: tiling.height, : tiling.width].copy()
+    return np.array(out[: tiling.height, : tiling.width])
 
 
 def kernel_polynomials(weights: npt.NDArray[np.int64], tiling: Tiling) -> npt.NDArray[np.int64]:

@@ -1,8 +1,7 @@
 // Compiled once for every instruction-set level, with HEGPU_LEVEL naming the namespace.
-#include "kernels.hpp"
-
 #include "basis.hpp"
 #include "elementwise.hpp"
+#include "kernels.hpp"
 #include "matmul.hpp"
 #include "ntt.hpp"
 #include "sampling.hpp"

@@ -83,8 +83,8 @@ struct Cpu {
         size_t period = y.size() / n;
         nb::gil_scoped_release release;
         parallel_for(r, threads, n * 0.5, [&](size_t, size_t i) {
-            k->multiply_accumulate(out.data() + i * n, acc.data() + i * n, x.data() + i * n,
-                                   y.data() + i % period * n, n, moduli.data()[i % limbs]);
+            k->multiply_accumulate(out.data() + i * n, acc.data() + i * n, x.data() + i * n, y.data() + i % period * n,
+                                   n, moduli.data()[i % limbs]);
         });
     }
     void mul_scalar(Out out, In x, In scalars, In moduli, size_t n) const {
@@ -114,9 +114,8 @@ struct Cpu {
         size_t r = rows(x.size(), moduli, n), limbs = moduli.size();
         nb::gil_scoped_release release;
         auto t = tables(moduli, n);
-        parallel_for(r, threads, n * 1.5, [&](size_t, size_t i) {
-            (inverse ? k->intt : k->ntt)(x.data() + i * n, *t[i % limbs]);
-        });
+        parallel_for(r, threads, n * 1.5,
+                     [&](size_t, size_t i) { (inverse ? k->intt : k->ntt)(x.data() + i * n, *t[i % limbs]); });
     }
 
     // x [batch, source, n] -> out [batch, target, n]; divide: x [batch, target + source, n].
@@ -214,7 +213,8 @@ struct Cpu {
              "sizes");
         nb::gil_scoped_release release;
         std::vector<std::unique_ptr<void, void (*)(void*)>> buffers;
-        for (int i = 0; i < std::max(threads, 1); i++) buffers.emplace_back(k->matmul_buffers_make(), k->matmul_buffers_free);
+        for (int i = 0; i < std::max(threads, 1); i++)
+            buffers.emplace_back(k->matmul_buffers_make(), k->matmul_buffers_free);
         parallel_for(limbs * blocks, threads, 16 * 0.06 * rows_ * inner * columns, [&](size_t worker, size_t t) {
             k->matmul(y.data() + t * rows_ * columns * 16, w.data() + t * rows_ * inner * 16,
                       x.data() + t * inner * columns * 16, rows_, inner, columns, moduli.data()[t / blocks],

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+
 from hegpu.ct.dose import lower_dose
 from hegpu.ct.phantom import phantom
-
 from hegpu.errors import ImageError, ParameterError
 from hegpu.nets.compose import affine_filter
 from hegpu.nets.file import load_network
