@@ -109,7 +109,7 @@ def demo(
         Path | None, typer.Option(help="a DICOM slice, or an .npz of series; default CT_small.dcm")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for demo.png and the files")] = Path("demo-out"),
-    dose: Annotated[float, typer.Option(help="fraction of the photons")] = 0.1,
+    dose: Annotated[float, typer.Option(help="fraction of the photons")] = 0.05,
     model: Annotated[str, typer.Option(help="a linear network")] = "linear",
     backend: Backend = None,
     threads: Threads = None,

@@ -87,6 +87,8 @@ class Parameters:
         try:
             integers = [value["n"], value["c0_drop_up"], value["c0_drop_down"], value["security"]]
             primes = [*value["q_primes"], *value["p_primes"]]
+            if type(value["q_primes"]) is not list or type(value["p_primes"]) is not list:
+                raise FormatError("Parameters: the primes are not lists; the file is damaged")
             if any(type(v) is not int for v in integers + primes) or len(primes) > 200:
                 raise FormatError("Parameters: a number is not an integer; the file is damaged")
             if not isinstance(value["name"], str) or len(value["name"]) > 64 or len(value["scale"]) > 400:

@@ -2,6 +2,8 @@
 
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +47,15 @@ def read_npz(path: str | os.PathLike[str], series: str | None = None, index: int
     return np.asarray(stack[index], np.float64)
 
 
-def _open(path: str | os.PathLike[str]) -> "np.lib.npyio.NpzFile":
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator["np.lib.npyio.NpzFile"]:
     name = os.path.basename(os.fspath(path))
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as cause:
-        raise ImageError(f"read_npz: {name!r} is no readable .npz archive ({cause}); get it again") from cause
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ImageError(f"read_npz: {name!r} is a single array; save the series with numpy.savez")
-    return archive
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+            archive = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as cause:
+            raise ImageError(f"read_npz: {name!r} is no readable .npz archive ({cause}); get it again") from cause
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ImageError(f"read_npz: {name!r} is a single array; save the series with numpy.savez")
+        yield stack.enter_context(archive)

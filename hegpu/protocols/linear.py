@@ -23,7 +23,7 @@ from hegpu.protocols.budget import CENTRE, Budget, plan_budget
 from hegpu.protocols.messages import EncryptedResult, EncryptedSlice
 from hegpu.ring.random import derive_key, fresh_key, public_seed
 from hegpu.tensor.convolution import convolve, load_seeded, transform_weights, unload
-from hegpu.tensor.tiles import assemble, cut, plan
+from hegpu.tensor.tiles import Tiling, assemble, cut, plan
 
 DEFAULT_HALO = 6
 _HU_BITS = 20  # fractional bits of a pixel that is not a whole HU
@@ -52,6 +52,7 @@ def encrypt_slice(
     """
     params = keys.params
     tiling = plan(hu.shape[0], hu.shape[1], halo, params.n)
+    plan_budget(np.ones((1, 1)), 0.0, params, _released(tiling))  # a preset that cannot hold any filter fails here
     scale = params.scale / 2**_HU_BITS
     if scale.denominator != 1:
         raise ParameterError(f"encrypt: preset {params.name!r} has too small a scale for HU; use the preset 'linear'")
@@ -65,8 +66,8 @@ def encrypt_slice(
     return EncryptedSlice(params, tiling, slice_id, nonce, seed, public.fingerprint, c0, public.pk0)
 
 
-def released_coefficients(s: EncryptedSlice) -> int:
-    return s.tiling.tiles * s.tiling.step_w * s.tiling.step_h
+def _released(tiling: Tiling) -> int:
+    return tiling.tiles * tiling.step_w * tiling.step_h
 
 
 def denoise_slice(
@@ -84,7 +85,7 @@ def denoise_slice(
         raise KeyMismatchError(
             "denoise: the public key in the slice is not the one its fingerprint names; encrypt again"
         )
-    budget = plan_budget(kernel, bias_hu, params, released_coefficients(s))
+    budget = plan_budget(kernel, bias_hu, params, _released(tiling))
     objects = np.arange(tiling.tiles, dtype=np.uint32)
     weights = transform_weights(backend, budget.weights[None, None], tiling, q)
     planes = load_seeded(backend, s.c0[None], s.seed, objects[None], q)

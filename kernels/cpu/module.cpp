@@ -303,6 +303,7 @@ static void unpack_bits(Array<uint64_t> out, Array<const uint8_t> x, size_t rows
 }
 
 NB_MODULE(_cpu, m) {
+    nb::set_leak_warnings(false);  // backends kept by modules live until the interpreter is gone
     m.doc() = "Compiled CPU kernels of hegpu; use hegpu.backend.cpu.";
     m.def("levels", &levels);
     m.def("reduce_float64", &reduce_float64);
