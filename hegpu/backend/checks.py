@@ -57,15 +57,19 @@ def galois_element(operation: str, g: int, n: int) -> int:
 
 def conversion(operation: str, source: Moduli, target: Moduli, n: int) -> None:
     ring(operation, n, target)
-    if len(source) > 32 or len(set(source)) != len(source):
-        raise ParameterError(f"{operation}: the source basis needs 1..32 distinct primes, it has {len(source)}")
+    distinct(operation, source)
 
 
 def drop_count(operation: str, moduli: Moduli, count: int) -> None:
-    if not 1 <= count < len(moduli) or count > 32:
+    if not 1 <= count < len(moduli):
         raise ParameterError(f"{operation}: cannot drop {count} of {len(moduli)} primes; at least one must remain")
-    if len(set(moduli)) != len(moduli):
-        raise ParameterError(f"{operation}: the primes are not distinct")
+    if count > 32 or len(set(moduli)) != len(moduli):
+        raise ParameterError(f"{operation}: the primes are not distinct, or more than 32 are dropped")
+
+
+def distinct(operation: str, moduli: Moduli) -> None:
+    if not 1 <= len(moduli) <= 32 or len(set(moduli)) != len(moduli):
+        raise ParameterError(f"{operation}: needs 1..32 distinct primes, not {len(moduli)} with repetitions or none")
 
 
 def bits(operation: str, value: int, most: int) -> None:

@@ -150,6 +150,7 @@ class CpuBackend:
     def switch_to_power_of_two(self, x: U32, moduli: Moduli, bits: int) -> U32:
         n = checks.residues("switch_to_power_of_two", x, moduli)
         checks.bits("switch_to_power_of_two", bits, 32)
+        checks.distinct("switch_to_power_of_two", moduli)
         out = np.empty((*x.shape[:-2], n), np.uint32)
         if out.size:
             self._kernels.switch_to_power_of_two(out, np.ascontiguousarray(x), _words(moduli), n, bits)

@@ -111,7 +111,10 @@ class Backend(Protocol):
         ...
 
     def switch_to_power_of_two(self, x: U32, moduli: Moduli, bits: int) -> U32:
-        """``round(x 2^bits / Q) mod 2^bits`` for 1 <= bits <= 32: ``[..., limb, n]`` -> ``[..., n]``.
+        """``x 2^bits / Q mod 2^bits`` to the nearest integer, 1 <= bits <= 32: ``[..., limb, n]`` -> ``[..., n]``.
+
+        Before rounding the value errs by less than ``limbs 2^(bits-35)`` (so at ties another neighbour may win);
+        1..32 distinct primes.
 
         Definition: ``acc = sum_l h_l round(2^64 / q_l) mod 2^64`` with ``h_l = x_l (Q/q_l)^-1 mod q_l``;
         the result is ``((acc + 2^(63-bits)) mod 2^64) >> (64 - bits)``.

@@ -102,7 +102,7 @@ class ReferenceBackend:
 
     def monomial_shift(self, x: U32, power: int, moduli: Moduli) -> U32:
         n = checks.residues("monomial_shift", x, moduli)
-        target = (np.arange(n) + power) % (2 * n)
+        target = (np.arange(n) + power % (2 * n)) % (2 * n)
         out = np.empty_like(x, order="C")
         out[..., target % n] = np.where(target < n, x, self.neg(x, moduli))
         return out
@@ -141,6 +141,7 @@ class ReferenceBackend:
     def switch_to_power_of_two(self, x: U32, moduli: Moduli, bits: int) -> U32:
         checks.residues("switch_to_power_of_two", x, moduli)
         checks.bits("switch_to_power_of_two", bits, 32)
+        checks.distinct("switch_to_power_of_two", moduli)
         h = self._hats(x, moduli)
         total = np.full((*x.shape[:-2], x.shape[-1]), 1 << (63 - bits), np.uint64)
         for limb, q in enumerate(moduli):

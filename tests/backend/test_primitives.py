@@ -87,7 +87,7 @@ def test_from_signed(backend: Backend) -> None:
     assert np.array_equal(backend.from_signed(x, moduli), expected)
 
 
-@pytest.mark.parametrize("g", [1, 3, 5, -1, 2047, 77])
+@pytest.mark.parametrize("g", [1, 3, 5, -1, 2047, 77, 2**70 + 1])
 def test_automorphism_and_shift(backend: Backend, reference: Backend, g: int) -> None:
     n, q = 1024, ntt_primes(30, 1024, 2)
     x = random((3,), q, n)
@@ -251,6 +251,14 @@ def test_golden(backend: Backend) -> None:
     assert golden(backend) == GOLDEN
 
 
+def test_drop_and_conversion_refuse_repeated_primes(backend: Backend) -> None:
+    q = ntt_primes(30, 1024, 1)
+    x = random((), q * 2, 1024)
+    for call in (lambda: backend.convert_basis(x, q * 2, q), lambda: backend.divide_by_last(x, q * 2, 1)):
+        with pytest.raises(ParameterError, match="distinct"):
+            call()
+
+
 def test_threads_give_the_same_bits() -> None:
     n, moduli = 4096, ntt_primes(30, 4096, 2)
     x = random((16,), moduli, n)
@@ -275,6 +283,7 @@ def test_threads_give_the_same_bits() -> None:
         lambda b, x, q: b.automorphism(x, 4, q, evaluations=False),
         lambda b, x, q: b.divide_by_last(x, q, 2),
         lambda b, x, q: b.switch_to_power_of_two(x, q, 33),
+        lambda b, x, q: b.switch_to_power_of_two(x, (q[0], q[0]), 25),
         lambda b, x, q: b.sample_uniform(b"short", 0, np.zeros(1, np.uint32), 1024, q),
         lambda b, x, q: b.sample_flood(KEY, 0, np.zeros(1, np.uint32), 1024, 97, q),
         lambda b, x, q: b.store_points(b.empty_points(1, 1, 1024, q), x[None, None], 1, 1, transform=False),
