@@ -10,7 +10,7 @@ from pathlib import Path
 
 def report() -> list[tuple[str, str, str]]:
     """Rows (item, state, how to get it); the last column is empty where nothing is missing."""
-    rows = [("python", platform.python_version(), ""), ("processor", _processor(), "")]
+    rows = [("python", platform.python_version(), ""), ("processor", processor(), "")]
     try:
         from hegpu.backend.cpu import default_threads, simd_levels
 
@@ -34,7 +34,7 @@ def report() -> list[tuple[str, str, str]]:
     return rows
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
