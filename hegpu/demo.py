@@ -21,7 +21,7 @@ from hegpu.nets.plaintext import run as run_plaintext
 from hegpu.protocols.messages import dump_result, dump_slice, load_result, load_slice
 
 F64 = npt.NDArray[np.float64]
-NPZ_SPACING_MM = 0.75  # an archive of arrays states no spacing
+ASSUMED_SPACING_MM = 0.75  # for files that state none
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class DemoResult:
 def run(image: Path | None, out: Path, dose: float, model: str, backend: Backend, console: Console) -> DemoResult:
     """Everything over real files in ``out``: keys, slice.ct, denoised.ct; and ``demo.png``."""
     if image is not None and image.suffix == ".npz":
-        hu, spacing = read_npz(image), NPZ_SPACING_MM
+        hu, spacing = read_npz(image), ASSUMED_SPACING_MM
     else:
         source = read_slice(image or example_slice_path())
-        hu, spacing = source.hu, source.pixel_spacing_mm
+        hu, spacing = source.hu, source.pixel_spacing_mm or ASSUMED_SPACING_MM
     hu, clipped = clip(hu)
     if clipped:
         console.print(f"{clipped} pixels were clipped to [-1024, 3071] HU")

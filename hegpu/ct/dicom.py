@@ -24,10 +24,10 @@ MAX_SIDE = 1024
 
 @dataclass(frozen=True)
 class Slice:
-    """``hu`` float64 ``[H, W]``; ``pixel_spacing_mm`` between rows. The dataset is for :func:`write_derived` only."""
+    """``hu`` float64 ``[H, W]``; ``pixel_spacing_mm`` between rows, None if the file does not say. The dataset is for :func:`write_derived` only."""
 
     hu: npt.NDArray[np.float64]
-    pixel_spacing_mm: float
+    pixel_spacing_mm: float | None
     dataset: Dataset = field(repr=False)
 
 
@@ -52,6 +52,15 @@ def read_slice(path: PathLike) -> Slice:
         raise ImageError(f"read_slice: cannot read {name!r} ({cause.strerror or cause}); check the path") from cause
     except Exception as cause:  # pydicom raises many kinds on damaged files
         raise ImageError(f"read_slice: {name!r} is no readable DICOM file ({cause!r:.100}); get it again") from cause
+    try:
+        return _slice(d, name)
+    except ImageError:
+        raise
+    except Exception as cause:  # elements are parsed when they are read
+        raise ImageError(f"read_slice: {name!r} is damaged ({cause!r:.100}); get it again") from cause
+
+
+def _slice(d: Dataset, name: str) -> Slice:
     if d.get("Modality") != "CT":
         raise ImageError(f"read_slice: {name!r} has modality {d.get('Modality')!r}, CT is needed; choose a CT slice")
     if d.get("SamplesPerPixel", 1) != 1 or d.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
@@ -68,9 +77,11 @@ def read_slice(path: PathLike) -> Slice:
     try:
         stored = d.pixel_array
         slope, intercept = float(d.get("RescaleSlope", 1)), float(d.get("RescaleIntercept", 0))
-        spacing = float(d.PixelSpacing[0]) if d.get("PixelSpacing") else 1.0
+        spacing = float(d.PixelSpacing[0]) if d.get("PixelSpacing") else None
     except Exception as cause:  # decoders, too, raise many kinds
         raise ImageError(f"read_slice: the pixels of {name!r} are damaged ({cause!r:.100}); get it again") from cause
+    if slope == 0 or (spacing is not None and not 0 < spacing < 100):
+        raise ImageError(f"read_slice: {name!r} has rescale slope {slope} and pixel spacing {spacing} mm; correct it")
     hu = stored.astype(np.float64) * slope + intercept
     padding = d.get("PixelPaddingValue")
     if padding is not None:
@@ -96,6 +107,8 @@ def write_derived(hu: Any, like: PathLike, out: PathLike, description: str) -> N
             f"{source.hu.shape}; give the slice that was encrypted"
         )
     d = source.dataset
+    if "SOPClassUID" not in d or "SOPInstanceUID" not in d:
+        raise ImageError("write_derived: the source slice has no SOP class or instance UID to refer to; correct it")
     original = Dataset()
     original.ReferencedSOPClassUID, original.ReferencedSOPInstanceUID = d.SOPClassUID, d.SOPInstanceUID
     for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit", "SmallestImagePixelValue", "LargestImagePixelValue"):
@@ -113,5 +126,8 @@ def write_derived(hu: Any, like: PathLike, out: PathLike, description: str) -> N
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
     buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, d, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    try:
+        pydicom.dcmwrite(buffer, d, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    except Exception as cause:  # damaged elements of the source come to light when they are written
+        raise ImageError(f"write_derived: the source slice cannot be copied ({cause!r:.100}); correct it") from cause
     write_atomic(out, buffer.getvalue())

@@ -26,14 +26,24 @@ def lower_dose(
 
     Line integrals p (parallel beam, as many angles as pixels across, at most 360), y = Poisson(dose I0 exp(-p)) +
     N(0, electronic_variance), filtered back-projection (Hann kernel) of the error -ln(y / (dose I0)) - p alone, so that
-    reprojection blurs nothing. The same ``seed`` gives the same slice. About 2 s for 512 x 512.
+    reprojection blurs nothing. Where photons run out (dose I0 exp(-p) below about 10) the logarithm is biased upwards, as in
+    a real scanner: +0.1 HU at full dose, +3 HU at 2 % in a 512 x 512 body. The same ``seed`` gives the same slice. About 2 s for 512 x 512.
     """
     from skimage.transform import iradon, radon
 
     image = check("lower_dose", hu)
-    if not 0 < dose <= 1 or not pixel_spacing_mm > 0 or not i0 > 0:
+    image_ok = min(image.shape) >= 11 and image.min() >= -2000
+    if (
+        not image_ok
+        or not 0 < dose <= 1
+        or not 0 < pixel_spacing_mm < 100
+        or not 1 < i0 < 1e12
+        or not seed >= 0
+        or not 0 <= electronic_variance < 1e6
+    ):
         raise ParameterError(
-            f"lower_dose: dose {dose}, spacing {pixel_spacing_mm} mm, I0 {i0}; use 0 < dose <= 1 and positive sizes"
+            f"lower_dose: dose {dose}, spacing {pixel_spacing_mm} mm, I0 {i0}; use 0 < dose <= 1, "
+            "positive finite sizes and seeds, and slices of at least 11x11 with HU above -2000"
         )
     side = max(image.shape)
     square = np.full((side, side), -1000.0)

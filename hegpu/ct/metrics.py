@@ -32,6 +32,8 @@ def compare(image: Any, reference: Any, window: tuple[int, int] = (-160, 240)) -
     if a.shape != b.shape or min(a.shape) < 11:
         raise ImageError(f"compare: images of {a.shape} and {b.shape}; they must agree and be at least 11x11")
     low, high = window
+    if not low < high:
+        raise ImageError(f"compare: the window [{low}, {high}] is empty; give (low, high) in HU")
     a, b = np.clip(a, low, high), np.clip(b, low, high)
     rmse = float(np.sqrt(np.mean((a - b) ** 2)))
     psnr = float("inf") if rmse == 0 else 20 * float(np.log10((high - low) / rmse))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hegpu.ct.hounsfield import check
 from hegpu.errors import ImageError
 
 
@@ -40,11 +41,16 @@ def read_npz(path: str | os.PathLike[str], series: str | None = None, index: int
             raise ImageError(f"read_npz: {name!r} has no series {chosen!r}; it has {', '.join(names) or 'none'}")
         try:
             stack = archive[chosen]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as cause:
+        except Exception as cause:  # zlib and the header's parser raise many kinds
             raise ImageError(f"read_npz: series {chosen!r} of {name!r} is damaged ({cause}); get it again") from cause
-    if stack.ndim != 3 or stack.dtype.kind not in "iuf" or not -len(stack) <= index < len(stack):
+    if (
+        stack.ndim != 3
+        or stack.dtype.kind not in "iuf"
+        or type(index) is not int
+        or not -len(stack) <= index < len(stack)
+    ):
         raise ImageError(f"read_npz: no slice {index} in {chosen!r} {stack.dtype}{stack.shape}; it must be [z, y, x]")
-    return np.asarray(stack[index], np.float64)
+    return check("read_npz", stack[index])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hegpu.errors import ParameterError
 def phantom(shape: tuple[int, int], *, seed: int) -> npt.NDArray[np.float64]:
     """An axial body in HU, whole numbers, ``[H, W]``, sides 32..1024: fat, muscle, lungs or organs, spine, vessels."""
     height, width = shape
-    if not (32 <= height <= 1024 and 32 <= width <= 1024):
+    if not (type(height) is type(width) is int) or not (32 <= height <= 1024 and 32 <= width <= 1024):
         raise ParameterError(f"phantom: {height}x{width} is out of range; use sides of 32..1024")
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]

@@ -1,4 +1,5 @@
 import io
+import warnings
 
 import numpy as np
 import pydicom
@@ -78,12 +79,40 @@ def test_derived_dicom(tmp_path) -> None:
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "grey"),
         ({"PixelData": b"\0" * 100}, "damaged"),
         ({"Rows": 0}, "pixels"),
+        ({"RescaleSlope": 0}, "slope"),
+        ({"PixelSpacing": [0, 0]}, "spacing"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_unusable_dicom(tmp_path, changes, match) -> None:
     with pytest.raises(ImageError, match=match):
         read_slice(variant(tmp_path, **changes))
+
+
+def test_derived_dicom_needs_a_source_to_refer_to(tmp_path) -> None:
+    path = variant(tmp_path, SOPInstanceUID=None)
+    with pytest.raises(ImageError, match="UID"):
+        write_derived(read_slice(path).hu, path, tmp_path / "out.dcm", "x")
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_flipped_bits_never_escape(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    raw, path = example_slice_path().read_bytes(), tmp_path / "x"
+    np.savez_compressed(tmp_path / "a.npz", a=np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+    archive = (tmp_path / "a.npz").read_bytes()
+    for source, read, limit in ((raw, read_slice, 3000), (archive, read_npz, len(archive))):
+        for _ in range(150):
+            damaged = bytearray(source)
+            for at in rng.integers(0, limit, 3):
+                damaged[at] ^= 1 << int(rng.integers(8))
+            path.write_bytes(damaged)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    read(path)
+            except ImageError:
+                pass
 
 
 def test_no_dicom_at_all(tmp_path) -> None:
@@ -123,8 +152,9 @@ def test_metrics() -> None:
     assert m.rmse_hu == pytest.approx(4)
     assert m.psnr_db == pytest.approx(40)
     assert "400" in m.convention
-    with pytest.raises(ImageError):
-        compare(a, a.T)
+    for arguments in ((a, a.T), (a, a, (5, 5))):
+        with pytest.raises(ImageError):
+            compare(*arguments)
 
 
 def test_npz(tmp_path, monkeypatch) -> None:
