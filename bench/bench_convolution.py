@@ -31,7 +31,11 @@ def bench_convolution_hegpu(benchmark) -> None:
 
     benchmark.pedantic(convolve, rounds=50, iterations=20, warmup_rounds=3)
     benchmark.extra_info.update(
-        system="hegpu cpu", per=1, unit="plane", threads=1, note="compact, both halves, NTT, product, inverse NTT"
+        system="hegpu cpu",
+        per=1,
+        unit="plane",
+        threads=1,
+        note="compact (n=2^12, log2 q 44), kernel transformed before; both halves, NTT, product, inverse NTT",
     )
 
 
@@ -40,4 +44,6 @@ def bench_convolution_openfhe(benchmark, clock) -> None:
     p = peer("openfhe")
     record(benchmark, clock, p.call("conv5x5", rounds=10, iterations=1))
     p.close()
-    benchmark.extra_info.update(per=1, unit="plane", threads=1, note="24 hoisted rotations, n=2^13")
+    benchmark.extra_info.update(
+        per=1, unit="plane", threads=1, note="24 hoisted rotations in slots, n=2^13, log2 q 130"
+    )

@@ -33,7 +33,7 @@ def bench_encrypt_hegpu(benchmark) -> None:
     benchmark.pedantic(encrypt, setup=lambda: ((fresh_key(), fresh_key()), {}), rounds=25, warmup_rounds=2)
     benchmark.extra_info.update(
         system="hegpu cpu", per=512 * 512, unit="pixel", threads=1, check=error,
-        note=f"compact, {tiling.tiles} tiles with a halo of 2, cutting and encoding included",
+        note=f"compact (n=2^12, log2 q 44), {tiling.tiles} tiles with a halo of 2, cutting and encoding included",
     )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def bench_encrypt_openfhe(benchmark, clock) -> None:
     record(benchmark, clock, p.call("encrypt", rounds=15, iterations=5))
     p.close()
     benchmark.extra_info.update(
-        per=4096, unit="pixel", threads=1, note="public key, n=2^13, 4096 slots, encoding excluded"
+        per=4096, unit="pixel", threads=1, note="public key, n=2^13, log2 q 130, 4096 slots, encoding excluded"
     )
 
 
@@ -53,5 +53,5 @@ def bench_encrypt_tenseal(benchmark, clock) -> None:
     record(benchmark, clock, p.call("encrypt", rounds=15, iterations=5))
     p.close()
     benchmark.extra_info.update(
-        per=4096, unit="pixel", threads=1, note="symmetric, n=2^13, 4096 slots, encoding included"
+        per=4096, unit="pixel", threads=1, note="symmetric, n=2^13, log2 q 130, 4096 slots, encoding included"
     )

@@ -42,8 +42,5 @@ def convolve(backend: Backend, weights: Points, planes: Points) -> Points:
 
 def unload(backend: Backend, points: Points) -> U32:
     """The matrix channels x (2 tiles) -> ciphertexts ``[channels, tiles, 2, limb, n]`` in coefficients."""
-    tiles = points.columns // 2
-    out = np.empty((points.rows, tiles, 2, len(points.moduli), points.n), np.uint32)
-    for half in (0, 1):
-        out[:, :, half] = backend.load_points(points, half, 2, tiles, transform=True)
-    return out
+    halves = backend.load_points(points, 0, 1, points.columns, transform=True)
+    return halves.reshape(points.rows, points.columns // 2, 2, len(points.moduli), points.n)
