@@ -39,6 +39,7 @@ struct Kernels {
     void (*ternary)(int32_t* out, const StreamId& s, size_t n);
     void (*cbd)(int32_t* out, const StreamId& s, size_t n);
     void (*flood)(uint32_t* out, const StreamId& s, size_t n, uint32_t bits, const uint32_t* moduli, size_t limbs);
+    double (*digit_ceiling)(size_t repeats, uint32_t* sink);
 };
 
 const Kernels& kernels_scalar();

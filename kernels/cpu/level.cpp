@@ -57,6 +57,7 @@ const Kernels& HEGPU_JOIN(kernels_, HEGPU_LEVEL)() {
         [](uint32_t* out, const StreamId& s, size_t n, uint32_t bits, const uint32_t* moduli, size_t limbs) {
             level::flood_rows(out, stream(s), n, bits, moduli, limbs);
         },
+        level::digit_ceiling,
     };
     return kernels;
 }

@@ -202,6 +202,21 @@ static void matmul_block(u32* y, const u32* w, const u32* x, size_t O, size_t I,
         wide_matmul(y, w, x, O, I, B, q, m);
 }
 
+// The ceiling for digit_matmul: its innermost block on operands that stay in the L1 cache, no conversion, no reduction.
+// Returns how many residue products `repeats` blocks are worth (three digit products each).
+static double digit_ceiling(size_t repeats, u32* sink) {
+    constexpr size_t OB = kDigitRows, BB = kDigitColumns, pairs = 32;
+    alignas(64) V w[pairs * OB], x[pairs * BB], r[OB * BB];
+    for (V& v : w) v = splat(sink[0]);
+    for (V& v : x) v = splat(sink[1]);
+    for (size_t i = 0; i < repeats; i++) {
+        digit_block<OB, BB>(r, w, x, pairs);
+        sink[2] += r[i % (OB * BB)][0];
+        w[0] += sink[2] & 1u;
+    }
+    return (double)repeats * pairs * OB * BB * 2 * W / 3;
+}
+
 // Rows of `count` neighbouring columns <-> their lines of 16 points; `line` is rows * columns * 16.
 static void scatter_rows(u32* points, size_t line, size_t column_step, const u32* rows, size_t count, size_t n) {
     for (size_t j = 0; j < n / 16; j++)

@@ -324,5 +324,9 @@ NB_MODULE(_cpu, m) {
         .def("point_matmul", &Cpu::point_matmul)
         .def("sample_uniform", &Cpu::sample_uniform)
         .def("sample_small", &Cpu::sample_small)
-        .def("sample_flood", &Cpu::sample_flood);
+        .def("sample_flood", &Cpu::sample_flood)
+        .def("digit_ceiling", [](const Cpu& c, size_t repeats) {
+            uint32_t sink[3] = {(uint32_t)repeats | 1, 3, 0};
+            return c.k->digit_ceiling(repeats, sink);
+        });
 }
