@@ -38,7 +38,7 @@ def test_two_layers_and_a_skip_equal_the_plain_layers() -> None:
 
     got = decode(decrypt(B, np.ascontiguousarray(total[:, 0]), np.ascontiguousarray(total[:, 1]), secret, q), q, scale)
     # Each layer's kernel is centred on the halo, so the second moves everything by (halo, halo) once more; past n the sign turns.
-    places = tiling.valid_coefficients() + tiling.tile_w * tiling.halo * 2 + tiling.halo * 2
+    places = tiling.valid_coefficients() + tiling.tile_w * tiling.halo + tiling.halo
     padded = np.pad(image, 3, mode="edge")
     view = np.lib.stride_tricks.sliding_window_view
     layer = np.einsum("yxkl,okl->oyx", view(padded, (5, 5)), first[:, 0])
