@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from hegpu.backend.protocol import U32, Backend, Moduli
 from hegpu.ckks.keys import PublicKey, SecretKey
+from hegpu.errors import ParameterError
 from hegpu.ring.random import FLOOD, MASK, NOISE, UNIFORM
 
 
@@ -36,6 +37,8 @@ def encrypt_zero(backend: Backend, public: PublicKey, key: bytes, objects: U32, 
     With ``flood_bits`` c0 also gets wide noise of sigma sqrt(2/3) 2^flood_bits (see ``Backend.sample_flood``).
     """
     n, q = public.params.n, public.params.q_primes
+    if objects.size and int(objects.max()) >= 1 << 31:
+        raise ParameterError("encrypt_zero: objects are numbered below 2^31, since each takes two noise streams")
     u = backend.ntt(_small(backend, backend.sample_ternary(key, MASK, objects, n), q), q)
     out = np.empty((*objects.shape, 2, len(q), n), np.uint32)
     for half, a in ((0, public.pk0), (1, public.pk1(backend))):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -11,6 +12,14 @@ from typing import Any
 from hegpu.ckks.security import require, security_level
 from hegpu.errors import FormatError, HegpuError, ParameterError
 from hegpu.ring.primes import is_prime, ntt_primes
+
+
+def parse_fraction(text: Any) -> Fraction:
+    """``"numerator/denominator"`` in decimal digits, at most 200 each and nothing else: ``Fraction`` itself would take
+    hours over a hostile exponent. Errors: :class:`FormatError`."""
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,200}/[1-9][0-9]{0,199}", text, re.ASCII):
+        raise FormatError(f"scale: {text!r:.40} is not 'numerator/denominator'; the file is damaged or hostile")
+    return Fraction(text)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,8 @@ class Parameters:
 
     @staticmethod
     def from_json(value: Any) -> "Parameters":
-        """Errors: :class:`FormatError` for anything but what :meth:`to_json` writes."""
+        """Errors: :class:`FormatError` for anything but what :meth:`to_json` writes, :class:`ParameterError` or
+        :class:`SecurityError` for parameters that the constructor refuses."""
         try:
             integers = [value["n"], value["c0_drop_up"], value["c0_drop_down"], value["security"]]
             primes = [*value["q_primes"], *value["p_primes"]]
@@ -91,14 +101,14 @@ class Parameters:
                 raise FormatError("Parameters: the primes are not lists; the file is damaged")
             if any(type(v) is not int for v in integers + primes) or len(primes) > 200:
                 raise FormatError("Parameters: a number is not an integer; the file is damaged")
-            if not isinstance(value["name"], str) or len(value["name"]) > 64 or len(value["scale"]) > 400:
-                raise FormatError("Parameters: name or scale is damaged")
+            if not isinstance(value["name"], str) or len(value["name"]) > 64:
+                raise FormatError("Parameters: the name is damaged")
             return Parameters(
                 value["name"],
                 value["n"],
                 tuple(value["q_primes"]),
                 tuple(value["p_primes"]),
-                Fraction(value["scale"]),
+                parse_fraction(value["scale"]),
                 value["c0_drop_up"],
                 value["c0_drop_down"],
                 value["security"],

@@ -10,11 +10,11 @@ from hegpu.errors import FormatError, ParameterError
 
 
 def packed_bits(moduli: Moduli, drop: int) -> int:
-    """Bits of a truncated coefficient. Errors: :class:`ParameterError` if q has more than 62 bits."""
+    """Bits of a truncated coefficient. Errors: :class:`ParameterError` if q has more than 61 bits."""
     q = math.prod(moduli)
-    if q >= 1 << 62 or not 0 <= drop <= 16:
+    if q >= 1 << 61 or not 0 <= drop <= 16:
         raise ParameterError(
-            f"truncate: log2 q = {math.log2(q):.1f} and {drop} dropped bits; q below 2^62 and 0..16 bits can be composed"
+            f"truncate: log2 q = {math.log2(q):.1f} and {drop} dropped bits; q below 2^61 and 0..16 bits can be composed"
         )
     return ((q - 1 + (1 << drop >> 1)) >> drop).bit_length()
 

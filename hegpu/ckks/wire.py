@@ -39,7 +39,7 @@ def header_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], int]:
             raise TypeError("not an object")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise FormatError(f"load: the header is not readable ({cause!r:.80}); the file is damaged") from cause
-    if header.get("format") != "hegpu" or header.get("version") != VERSION:
+    if header.get("format") != "hegpu" or type(header.get("version")) is not int or header["version"] != VERSION:
         raise FormatError(
             f"load: format {header.get('format')!r:.40} version {header.get('version')!r:.20} is not hegpu {VERSION}; "
             "use the hegpu version that wrote it"

@@ -143,6 +143,19 @@ def test_parameters_round_trip_and_hash() -> None:
             Parameters.from_json(bad)
 
 
+def test_hostile_scales_are_refused_at_once() -> None:
+    good = preset("linear").to_json()
+    for bad in ("1e30000000", "1e-99999999/1", "9" * 201 + "/1", "-5/1", "5/0", "5", "\u0665/1", 5):
+        with pytest.raises(FormatError, match="scale"):
+            Parameters.from_json({**good, "scale": bad})
+
+
+def test_no_two_polynomials_share_noise() -> None:
+    _, public = generate(CpuBackend(), preset("insecure_test"), KEY, bytes(32))
+    with pytest.raises(ParameterError, match="2\\^31"):
+        encrypt_zero(CpuBackend(), public, KEY, np.array([1 << 31], np.uint32))
+
+
 def test_secrets_are_not_printed() -> None:
     secret, _ = generate(CpuBackend(), preset("insecure_test"), KEY, bytes(32))
     assert "array" not in repr(secret)

@@ -1,6 +1,7 @@
 """The linear protocol: what it computes, what it refuses, what the client can and cannot learn."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -188,6 +189,16 @@ def test_a_file_of_the_other_kind_and_residues_out_of_range(files) -> None:
         load_slice(CPU, bytes(raw))
     with pytest.raises(HegpuError):
         load_slice(CPU, b"")
+
+
+def test_a_hostile_scale_does_not_hang(files) -> None:
+    for raw, load in zip(files, (load_slice, load_result), strict=True):
+        length = int.from_bytes(raw[:8], "little")
+        header = raw[8 : 8 + length]
+        for scale in re.findall(rb'scale\\": \\"(\d+/\d+)', header):
+            hostile = header.replace(scale, b"1e30000000".ljust(len(scale), b"0"), 1)
+            with pytest.raises(FormatError):
+                load(CPU, raw[:8] + hostile + raw[8 + length :])
 
 
 def test_no_secret_in_the_files() -> None:
