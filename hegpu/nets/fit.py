@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hegpu.ct.npz import data_path
 from hegpu.errors import ImageError, ModelError, ParameterError
 from hegpu.nets.compose import affine_filter
 from hegpu.nets.description import MAX_KERNEL, Layer, Network
 from hegpu.nets.file import save_network
-from hegpu.nets.pairs import Pair, Split, npz_split, phantom_split, train_data
+from hegpu.nets.pairs import Pair, Split, npz_split, phantom_split
 from hegpu.nets.plaintext import check_plane, run
 
 HU_SCALE = 1024.0
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ridge", type=float, default=1e-6, help="pull towards the identity (default 1e-6)")
     parser.add_argument("--slices", type=int, default=4, help="slices per series (default 4)")
     options = parser.parse_args(arguments)
-    data = options.data or train_data()
+    data = options.data or data_path()
     split: Split = npz_split(data, options.dose, options.slices) if data else phantom_split(options.dose)
     print(f"data: {data or 'phantoms'}; {len(split.train)} slices to fit, {len(split.held)} held out")
     net = fit_linear(split.train, options.kernel, options.ridge)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +24,6 @@ class Split:
 
     train: list[Pair]
     held: list[Pair]
-
-
-def train_data() -> Path | None:
-    """The file that ``$HEGPU_CT_DATA`` names, or ``None`` when it is unset."""
-    named = os.environ.get("HEGPU_CT_DATA")
-    return Path(named) if named else None
 
 
 def npz_split(path: Path, dose: float, slices: int) -> Split:

@@ -296,3 +296,30 @@ def test_misuse_is_refused(backend: Backend, call) -> None:
     q = ntt_primes(30, 1024, 2)
     with pytest.raises(ParameterError):
         call(backend, random((), q, 1024), q)
+
+
+@pytest.mark.parametrize("n", DEGREES)
+def test_every_primitive_at_every_degree(backend: Backend, reference: Backend, n: int) -> None:
+    q = ntt_primes(30, n, 3)
+    small = (ntt_primes(24, n, 1)[0],)
+    x, y, one = random((3,), q, n, 1), random((3,), q, n, 2), random((3, 1), small, n, 3)
+    objects = np.array([5, 6, 7], np.uint32)
+    w = np.array([[-3, 32767, 5], [1, 2, -32768]], np.int16)
+
+    def all_of(b: Backend) -> list[np.ndarray]:
+        left, right = b.empty_points(1, 3, n, small), b.empty_points(3, 1, n, small)
+        b.store_points(left, one.reshape(1, 3, 1, n), 0, 1, transform=True)
+        b.store_points(right, one, 0, 1, transform=False)
+        return [
+            b.add(x, y, q), b.sub(x, y, q), b.neg(x, q), b.mul(x, y, q), b.mul_scalar(x, [7, -1, 1 << 40], q),
+            b.multiply_accumulate(x, y, x, q), b.from_signed(x[:, 0].astype(np.int64) - 5, q),
+            b.automorphism(x, 5, q, evaluations=False), b.automorphism(x, 5, q, evaluations=True),
+            b.monomial_shift(x, n + 3, q), b.convert_basis(x, q, small), b.divide_by_last(x, q, 2),
+            b.switch_to_power_of_two(x, q, 30), b.scalar_matmul(w, x, q),
+            b.load_points(b.point_matmul(left, right), 0, 1, 1, transform=True),
+            b.sample_uniform(KEY, 1, objects, n, q), b.sample_ternary(KEY, 2, objects, n),
+            b.sample_cbd(KEY, 3, objects, n), b.sample_flood(KEY, 4, objects, n, 66, q),
+        ]  # fmt: skip
+
+    for ours, wanted in zip(all_of(backend), all_of(reference), strict=True):
+        assert np.array_equal(ours, wanted)
