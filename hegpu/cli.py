@@ -121,6 +121,7 @@ def demo(
     result = run(image, out, dose, model, select(backend, threads), Console(stderr=True))
     for title, columns, rows in result.tables():
         _table(title, columns, rows)
+    print("Border: the slice's edge pixels were repeated outwards, in the clear and encrypted alike.")
     print(f"picture: {out / 'demo.png'}")
 
 

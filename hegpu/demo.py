@@ -16,6 +16,7 @@ from hegpu.ct.dose import lower_dose
 from hegpu.ct.hounsfield import WINDOWS, clip
 from hegpu.ct.metrics import compare
 from hegpu.ct.npz import read_npz
+from hegpu.files import write_atomic
 from hegpu.nets.compose import affine_filter
 from hegpu.nets.plaintext import run as run_plaintext
 from hegpu.protocols.messages import dump_result, dump_slice, load_result, load_slice
@@ -106,8 +107,8 @@ def run(image: Path | None, out: Path, dose: float, model: str, backend: Backend
     clear = run_plaintext(network, low)
     step("the same network in the clear (NumPy float64)", t)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "slice.ct").write_bytes(sent)
-    (out / "denoised.ct").write_bytes(answer)
+    write_atomic(out / "slice.ct", sent)
+    write_atomic(out / "denoised.ct", answer)
     result = DemoResult(hu, low, clear, encrypted, seconds, len(sent), len(answer))
     picture(result, load_slice(backend, sent).c0, out / "demo.png", dose)
     return result

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hegpu.ct.hounsfield import check
 from hegpu.errors import ModelError
 from hegpu.nets.description import INPUT, MAX_KERNEL, Network
-from hegpu.nets.plaintext import check_plane, convolve_full, correlate_valid
+from hegpu.nets.plaintext import convolve_full, correlate_valid
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class AffineFilter:
 
     def apply(self, hu: Any) -> NDArray[np.float64]:
         """Filter the plain slice ``[y, x]`` (HU) as the encrypted executor and the client together would."""
-        padded = np.pad(check_plane("AffineFilter.apply", hu), self.radius, mode="edge")
+        padded = np.pad(check("AffineFilter.apply", hu), self.radius, mode="edge")
         result = correlate_valid(padded[np.newaxis], self.kernel[np.newaxis, np.newaxis])[0] + self.bias_hu
         return self.finish(result)
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hegpu.ct.hounsfield import check
 from hegpu.ct.npz import data_path
 from hegpu.errors import ImageError, ModelError, ParameterError
 from hegpu.nets.compose import affine_filter
 from hegpu.nets.description import MAX_KERNEL, Layer, Network
 from hegpu.nets.file import save_network
 from hegpu.nets.pairs import Pair, Split, npz_split, phantom_split
-from hegpu.nets.plaintext import check_plane, run
+from hegpu.nets.plaintext import run
 
 HU_SCALE = 1024.0
 WEIGHT_STEP = 2.0**-16
@@ -64,7 +65,7 @@ def fit_linear(
     groups = orbits(radius)
     gram, moment, pixels = np.zeros((len(groups) + 1,) * 2), np.zeros(len(groups) + 1), 0
     for low, full in pairs:
-        x, target = check_plane("fit_linear", low) / HU_SCALE, check_plane("fit_linear", full) / HU_SCALE
+        x, target = check("fit_linear", low) / HU_SCALE, check("fit_linear", full) / HU_SCALE
         if x.shape != target.shape:
             raise ImageError(f"fit_linear: a pair has the shapes {x.shape} and {target.shape}; make them equal")
         padded, residual = np.pad(x, radius, mode="edge"), target - x

@@ -7,23 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hegpu.errors import ImageError
+from hegpu.ct.hounsfield import check
 from hegpu.nets.description import INPUT, Network
 
 Plane = NDArray[np.float64]
-
-
-def check_plane(operation: str, hu: Any) -> Plane:
-    """``hu`` as a float64 plane ``[y, x]``; raises ``ImageError`` unless it is two-dimensional, real and finite."""
-    array = np.asarray(hu)
-    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
-        raise ImageError(
-            f"{operation}: the slice is {array.dtype} of shape {array.shape}; give one plane [y, x] of real numbers"
-        )
-    plane = array.astype(np.float64)
-    if not np.isfinite(plane).all():
-        raise ImageError(f"{operation}: the slice holds values that are not finite; replace them before denoising")
-    return plane
 
 
 def correlate_valid(planes: Plane, weight: Plane) -> Plane:
@@ -60,7 +47,7 @@ def run(net: Network, hu: Any) -> Plane:
     ``hu`` is ``[y, x]`` in HU; the result is float64 of the same shape, in HU. Raises ``ImageError`` for a slice that
     is not one finite real plane.
     """
-    plane = check_plane(f"run {net.name!r}", hu)
+    plane = check(f"run {net.name!r}", hu)
     padded = np.pad((plane - net.hu_offset) / net.hu_scale, net.radius, mode="edge")
     outputs: dict[str, Plane] = {INPUT: padded[np.newaxis]}
     for index, layer in enumerate(net.layers):

@@ -9,11 +9,13 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hegpu.backend.protocol import U32, Backend
 from hegpu.ckks.params import Parameters, parse_fraction
+from hegpu.ckks.truncate import packed_bits, restore, truncate
 from hegpu.ckks.wire import dump, load, pack_residues, unpack_residues
-from hegpu.errors import FormatError, HegpuError
+from hegpu.errors import FormatError, HegpuError, ParameterError
 from hegpu.tensor.tiles import Tiling
 
 MAX_BYTES = 1 << 30
@@ -83,6 +85,22 @@ def _rows_bytes(params: Parameters) -> int:
     return sum(_bytes(params.n, q.bit_length()) for q in params.q_primes)
 
 
+def _c0_bytes(params: Parameters) -> int:
+    """Bytes of a tile's c0: whole residues, or composed modulo q without the bits that the preset drops."""
+    if not params.c0_drop_up:
+        return _rows_bytes(params)
+    try:
+        return _bytes(params.n, packed_bits(params.q_primes, params.c0_drop_up))
+    except ParameterError as cause:
+        raise FormatError(f"load: {cause}") from cause
+
+
+def _pack_c0(backend: Backend, c0: U32, params: Parameters) -> npt.NDArray[np.uint8]:
+    if params.c0_drop_up:
+        return truncate(backend, c0, params.q_primes, params.c0_drop_up)
+    return pack_residues(backend, c0, params.q_primes)
+
+
 def dump_slice(backend: Backend, s: EncryptedSlice) -> bytes:
     header = {
         "params": s.params.to_json(),
@@ -94,7 +112,7 @@ def dump_slice(backend: Backend, s: EncryptedSlice) -> bytes:
         "domain": "coefficients",
     }
     arrays = {
-        "c0": pack_residues(backend, s.c0, s.params.q_primes),
+        "c0": _pack_c0(backend, s.c0, s.params),
         "pk0": pack_residues(backend, s.pk0, s.params.q_primes),
     }
     return dump("slice", header, arrays)
@@ -103,8 +121,7 @@ def dump_slice(backend: Backend, s: EncryptedSlice) -> bytes:
 def load_slice(backend: Backend, data: bytes) -> EncryptedSlice:
     def expect(header: dict[str, Any]) -> dict[str, tuple[Any, tuple[int, ...]]]:
         params, tiling, _, _ = _common(header)
-        row = _rows_bytes(params)
-        return {"c0": (np.uint8, (tiling.tiles, row)), "pk0": (np.uint8, (row,))}
+        return {"c0": (np.uint8, (tiling.tiles, _c0_bytes(params))), "pk0": (np.uint8, (_rows_bytes(params),))}
 
     header, arrays = load(data, "slice", expect, MAX_BYTES)
     params, tiling, slice_id, fingerprint = _common(header)
@@ -114,7 +131,10 @@ def load_slice(backend: Backend, data: bytes) -> EncryptedSlice:
         raise FormatError(f"load: nonce or seed is damaged ({cause}); get the file again") from cause
     if len(seed) != 32 or len(nonce) > 64:
         raise FormatError("load: the seed is not 32 bytes or the nonce is longer than 64; the file is damaged")
-    c0 = unpack_residues(backend, arrays["c0"], params.q_primes, params.n)
+    if params.c0_drop_up:
+        c0 = restore(backend, arrays["c0"], params.n, params.q_primes, params.c0_drop_up)
+    else:
+        c0 = unpack_residues(backend, arrays["c0"], params.q_primes, params.n)
     pk0 = unpack_residues(backend, arrays["pk0"], params.q_primes, params.n)
     return EncryptedSlice(params, tiling, slice_id, nonce, seed, fingerprint, c0, pk0)
 

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from hegpu.backend.cpu import CpuBackend
 from hegpu.backend.reference import ReferenceBackend
-from hegpu.ckks.encrypt import encrypt_zero
+from hegpu.ckks.encrypt import encrypt_symmetric, encrypt_zero
 from hegpu.ckks.keys import PublicKey
 from hegpu.ckks.params import preset
 from hegpu.errors import BudgetError, FormatError, HegpuError, KeyMismatchError, ParameterError
 from hegpu.protocols.budget import fixed_point, plan_budget
 from hegpu.protocols.linear import MasterKey, decrypt_result, denoise_slice, encrypt_slice
-from hegpu.protocols.messages import dump_result, dump_slice, load_result, load_slice
+from hegpu.protocols.messages import EncryptedSlice, dump_result, dump_slice, load_result, load_slice
 from hegpu.ring.random import UNIFORM, fresh_key, public_seed
 from hegpu.tensor.convolution import convolve, load_seeded, transform_weights, unload
+from hegpu.tensor.tiles import plan
 
 CPU = CpuBackend(threads=2)
 
@@ -189,6 +190,21 @@ def test_a_file_of_the_other_kind_and_residues_out_of_range(files) -> None:
         load_slice(CPU, bytes(raw))
     with pytest.raises(HegpuError):
         load_slice(CPU, b"")
+
+
+def test_a_preset_that_truncates_c0_does_so_on_the_wire() -> None:
+    params = preset("compact")
+    keys, tiling = MasterKey(params, fresh_key()), plan(60, 60, 2, params.n)
+    slice_id, seed, tiles = bytes(16), fresh_key(), np.arange(tiling.tiles, dtype=np.uint32)
+    secret, public = keys.slice_keys(CPU, slice_id, b"")
+    c0 = encrypt_symmetric(CPU, np.zeros((1, 2, 4096), np.uint32), secret, seed, fresh_key(), tiles)
+    s = EncryptedSlice(params, tiling, slice_id, b"", seed, public.fingerprint, c0, public.pk0)
+    raw = dump_slice(CPU, s)
+    assert len(raw) < 4096 * (38 + 44) / 8 + 2048  # c0 without 6 of 44 bits, pk0 whole
+    difference = CPU.sub(load_slice(CPU, raw).c0, c0, params.q_primes)[0].astype(np.int64)
+    difference = np.where(difference > 1 << 21, difference - np.array(params.q_primes)[:, None], difference)
+    assert np.array_equal(difference[0], difference[1])
+    assert np.abs(difference).max() <= 32
 
 
 def test_a_hostile_scale_does_not_hang(files) -> None:
