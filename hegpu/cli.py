@@ -125,6 +125,87 @@ def demo(
     print(f"picture: {out / 'demo.png'}")
 
 
+@app.command(
+    epilog="Example: hegpu train --data ct_train.npz --held crlm_1006 --kind redcnn-gate --width 16 --out runs/gate-16"
+)
+def train(
+    out: Annotated[Path, typer.Option(help="folder for the network, its card, the curves and the checkpoint")],
+    data: Annotated[
+        Path | None, typer.Option(help="an .npz, NIfTI files or a DICOM folder (docs/data.md); default phantoms")
+    ] = None,
+    held: Annotated[list[str], typer.Option(help="a patient or series to validate on; repeat for more")] = [],  # noqa: B006
+    kind: Annotated[str, typer.Option(help="redcnn, redcnn-linear, redcnn-gate or redcnn-quad")] = "redcnn-gate",
+    width: Annotated[int, typer.Option(help="channels")] = 32,
+    depth: Annotated[int, typer.Option(help="layers, even")] = 10,
+    steps: Annotated[int, typer.Option()] = 2400,
+    batch: Annotated[int, typer.Option(help="patches a step")] = 8,
+    peak_lr: Annotated[float | None, typer.Option(help="peak learning rate; default by kind")] = None,
+    fraction_bits: Annotated[int, typer.Option(help="weights become multiples of 2^-BITS; 0 keeps float32")] = 10,
+    precision: Annotated[str, typer.Option(help="float32, or mixed: bfloat16 for the first four fifths")] = "float32",
+    seed: Annotated[int, typer.Option()] = 0,
+    start: Annotated[str | None, typer.Option("--from", help="a network to start from, widened if narrower")] = None,
+    name: Annotated[str | None, typer.Option(help="the network's name; default KIND-WIDTH")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Train a denoiser. A run that was stopped goes on from its checkpoint when called again."""
+    from hegpu.extras import require
+
+    require("torch", "pandas", extra="train")
+    from hegpu.nets.file import load_network
+    from hegpu.train.config import TrainConfig, default_lifting, default_peak_lr
+    from hegpu.train.run import train_to_file
+
+    config = TrainConfig(
+        kind=kind,
+        width=width,
+        depth=depth,
+        lifting=default_lifting(kind),
+        steps=steps,
+        batch=batch,
+        peak_lr=default_peak_lr(kind) if peak_lr is None else peak_lr,
+        fraction_bits=fraction_bits or None,
+        precision=precision,
+        seed=seed,
+    )
+    begin = load_network(start) if start else None
+    net = train_to_file(config, out, Console(stderr=True), data=data, held=held, start=begin, name=name, device=device)
+    print(f"{out / (net.name + '.safetensors')}, its card {net.name}.md and curves.png")
+
+
+@app.command(epilog="Example: hegpu evaluate redcnn-16 levelled-16 --data ct_train.npz --held crlm_1006 --out fidelity")
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="shipped names or network files")],
+    out: Annotated[Path, typer.Option(help="folder for the tables and plots")] = Path("fidelity"),
+    data: Annotated[
+        Path | None, typer.Option(help="an .npz, NIfTI files or a DICOM folder (docs/data.md); default phantoms")
+    ] = None,
+    held: Annotated[list[str], typer.Option(help="a patient or series to evaluate on; default all")] = [],  # noqa: B006
+    every: Annotated[int, typer.Option(help="take every N-th slice")] = 1,
+    baselines: Annotated[bool, typer.Option(help="with the classical denoisers of scikit-image")] = True,
+) -> None:
+    """Fidelity of networks against the normal dose, beside classical denoisers, at 25, 10 and 5 % dose."""
+    from hegpu.extras import require
+
+    require("pandas", extra="train")
+    from hegpu.fidelity.run import evaluate_to_folder
+
+    result = evaluate_to_folder(
+        models, out, Console(stderr=True), data=data, held=held, every=every, baselines=baselines
+    )
+    for region, title in (("window", "window [-160, 240] HU"), ("full", "full range [-1024, 3071] HU")):
+        rows = [
+            (f"{r.dose:.0%}", r.model, f"{r.psnr_db:.2f} ± {r.psnr_sd:.2f}", f"{r.gain_db:+.2f}", f"{r.ssim:.4f} ± {r.ssim_sd:.4f}",
+             f"{r.rmse_hu:.2f} ± {r.rmse_sd:.2f}")
+            for r in result.summary(region).itertuples()
+        ]  # fmt: skip
+        _table(
+            f"{title}: mean ± standard deviation over slices",
+            ["dose", "model", "PSNR dB", "gain dB", "SSIM", "RMSE HU"],
+            rows,
+        )
+    print(f"{out}: fidelity.csv, summary.csv, fidelity.png, spectrum.png, panel.png")
+
+
 @app.command()
 def report() -> None:
     """Draw the stored benchmark results (in a checkout) as one page under reports/."""

@@ -62,8 +62,14 @@ def affine_filter(net: Network) -> AffineFilter:
 
     Raises ``ModelError`` for an activation anywhere but on the last layer, a kernel above 41 x 41 and an overflow.
     """
-    for layer in net.layers[:-1]:
-        if layer.activation != "none":
+    if net.border != "replicate" or net.lifting != ("hu",):
+        raise ModelError(
+            f"affine_filter: network {net.name!r} has the border {net.border!r} and the input planes {net.lifting}; one "
+            "filter equals it only with the border 'replicate' and the plane 'hu'"
+        )
+    for index, layer in enumerate(net.layers):
+        at_end = index == len(net.layers) - 1
+        if layer.activation != "none" and not (at_end and layer.activation == "relu" and not net.residual):
             raise ModelError(
                 f"affine_filter: network {net.name!r} has the activation {layer.activation!r} on layer "
                 f"{layer.name!r}, which the linear protocol cannot run; use the hybrid protocol or a network whose "
@@ -93,7 +99,12 @@ def affine_filter(net: Network) -> AffineFilter:
             kernels[layer.name], biases[layer.name] = kernel, bias
         last = net.layers[-1]
         final, offset = _trim(kernels[last.name][0]), net.hu_offset
-        bias_hu = float(net.hu_scale * biases[last.name][0] + offset * (1.0 - float(final.sum())))
+        bias_hu = float(net.hu_scale * biases[last.name][0] - offset * float(final.sum()))
+        if net.residual:
+            final = final.copy()
+            final[final.shape[0] // 2, final.shape[0] // 2] += 1
+        else:
+            bias_hu += offset
     if not np.isfinite(final).all() or not np.isfinite(bias_hu):
         raise ModelError(f"affine_filter: composing network {net.name!r} overflows float64; scale its weights down")
     return AffineFilter(final, bias_hu, last.activation == "relu", offset)

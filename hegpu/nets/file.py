@@ -21,11 +21,14 @@ from hegpu.errors import ModelError
 from hegpu.nets.description import MAX_LAYERS, Layer, Network, check_graph, weight_shapes
 
 FORMAT = "hegpu-network"
-VERSION = 1
+VERSION = 2
 MAX_HEADER = 1 << 20
 MAX_FILE = 1 << 30
 _LAYER_FIELDS = {"name", "op", "kernel", "inputs", "outputs", "source", "skip", "activation"}
-_FIELDS = {"format", "version", "name", "layers", "hu_offset", "hu_scale", "border"}
+_NETWORK_FIELDS = (
+    "name", "hu_offset", "hu_scale", "border", "phases", "lifting", "residual", "fraction_bits", "ranges", "margin",
+)  # fmt: skip
+_FIELDS = {"format", "version", "layers", *_NETWORK_FIELDS}
 
 
 def weights_folder() -> Path:
@@ -65,11 +68,8 @@ def network_bytes(net: Network) -> bytes:
     description = {
         "format": FORMAT,
         "version": VERSION,
-        "name": net.name,
         "layers": [{field: getattr(layer, field) for field in sorted(_LAYER_FIELDS)} for layer in net.layers],
-        "hu_offset": net.hu_offset,
-        "hu_scale": net.hu_scale,
-        "border": net.border,
+        **{field: getattr(net, field) for field in _NETWORK_FIELDS},
     }
     size = sum(array.nbytes for array in net.weights.values())
     if size > MAX_FILE - MAX_HEADER - 8:
@@ -124,19 +124,13 @@ def _parse(content: bytes, where: str) -> Network:
     description = _json(metadata["hegpu"].encode("utf-8", "surrogatepass"), where, "description")
     layers = _layers(description, where)
     try:
-        check_graph(str(description["name"])[:64], layers)
+        lifting = description["lifting"]
+        check_graph(str(description["name"])[:64], layers, len(lifting) if isinstance(lifting, list) else 1)
     except ModelError as error:
         _fail(where, str(error))
     weights = _arrays(header, memoryview(content)[8 + length :], weight_shapes(layers), where)
     try:
-        return Network(
-            description["name"],
-            layers,
-            weights,
-            description["hu_offset"],
-            description["hu_scale"],
-            description["border"],
-        )
+        return Network(layers=layers, weights=weights, **{field: description[field] for field in _NETWORK_FIELDS})
     except (ModelError, TypeError) as error:
         _fail(where, str(error))
 

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hegpu.ct.hounsfield import check
-from hegpu.nets.description import INPUT, Network
+from hegpu.errors import ImageError
+from hegpu.nets.description import INPUT, Layer, Network, growth, slot_plane
+from hegpu.nets.lifting import lift
 
 Plane = NDArray[np.float64]
 
@@ -41,24 +43,85 @@ def crop_centre(planes: Plane, rows: int, columns: int) -> Plane:
     return planes[:, top : top + rows, left : left + columns]
 
 
+def wrap_indices(
+    shape: tuple[int, int], radius: int, phases: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column that each pixel of an H x W plane padded by ``radius`` is read at under "slot-wrap"."""
+    (rows, columns), reach = shape, np.arange(-radius, max(shape) + radius)
+    y, x = reach[: rows + 2 * radius, np.newaxis], reach[np.newaxis, : columns + 2 * radius]
+    turns = np.floor_divide(x, columns)
+    return (y + phases[0] * turns) % rows, np.broadcast_to(x % columns, (rows + 2 * radius, columns + 2 * radius))
+
+
+def _convolve(net: Network, index: int, planes: Plane) -> Plane:
+    """Layer ``index`` of ``net`` on ``[in, y, x]``, under the border rule, with its bias."""
+    layer = net.layers[index]
+    weight = net.weights[f"{layer.name}.weight"].astype(np.float64)
+    bias = net.weights[f"{layer.name}.bias"].astype(np.float64)[:, np.newaxis, np.newaxis]
+    if net.border in ("replicate", "unpadded"):
+        result = (correlate_valid if layer.op == "conv2d" else convolve_full)(planes, weight)
+    else:
+        if layer.op == "conv_transpose2d":
+            weight = weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+        if net.phases is None:
+            padded = np.pad(planes, ((0, 0), (layer.radius,) * 2, (layer.radius,) * 2))
+        else:
+            y, x = wrap_indices((planes.shape[1], planes.shape[2]), layer.radius, net.phases)
+            padded = planes[:, y, x]
+        result = correlate_valid(padded, weight)
+    return np.asarray(result + bias, np.float64)
+
+
+def _activate(net: Network, layer: Layer, x: Plane, skip: Plane | None) -> Plane:
+    if layer.activation == "gate":
+        u, v = x[: layer.outputs], x[layer.outputs :]
+        return (u if skip is None else u + skip) * (1 + v)
+    if skip is not None:
+        x = x + skip
+    if layer.activation == "quad":
+        linear, square = (net.weights[f"{layer.name}.{part}"].astype(np.float64) for part in ("linear", "square"))
+        return np.asarray(x * (linear[:, None, None] + square[:, None, None] * x), np.float64)
+    return np.maximum(x, 0.0) if layer.activation == "relu" else x
+
+
+def prepare(net: Network, hu: Plane) -> Plane:
+    """The input planes ``[c, y, x]`` of a slice, padded as the border rule says."""
+    planes = lift(net.lifting, hu, net.hu_offset, net.hu_scale)
+    if net.border == "replicate":
+        planes = np.pad(planes, ((0, 0), (net.radius,) * 2, (net.radius,) * 2), mode="edge")
+    if net.phases is not None:
+        rows, columns = slot_plane((hu.shape[0], hu.shape[1]), net.phases)
+        planes = np.pad(planes, ((0, 0), (0, rows - hu.shape[0]), (0, columns - hu.shape[1])), mode="edge")
+    if net.border == "unpadded" and min(hu.shape) + 2 * (low := min(growth(net.layers).values())) < 1:
+        raise ImageError(
+            f"run {net.name!r}: a slice of {hu.shape} is too small for its unpadded layers; use at least "
+            f"{1 - 2 * low} pixels a side"
+        )
+    return planes
+
+
+def finish(net: Network, result: Plane, hu: Plane) -> Plane:
+    """The denoised slice in HU from the network's plane ``[y, x]``: crop, scale, and the slice where ``residual``."""
+    if net.phases is not None:
+        plane = result[: hu.shape[0], : hu.shape[1]]
+    else:
+        plane = crop_centre(result[np.newaxis], hu.shape[0], hu.shape[1])[0]
+    return np.ascontiguousarray(plane * net.hu_scale + (hu if net.residual else net.hu_offset))
+
+
 def run(net: Network, hu: Any) -> Plane:
     """Denoise one slice.
 
     ``hu`` is ``[y, x]`` in HU; the result is float64 of the same shape, in HU. Raises ``ImageError`` for a slice that
-    is not one finite real plane.
+    is not one finite real plane, or too small for an unpadded network.
     """
     plane = check(f"run {net.name!r}", hu)
-    padded = np.pad((plane - net.hu_offset) / net.hu_scale, net.radius, mode="edge")
-    outputs: dict[str, Plane] = {INPUT: padded[np.newaxis]}
+    outputs: dict[str, Plane] = {INPUT: prepare(net, plane)}
     for index, layer in enumerate(net.layers):
-        weight = net.weights[f"{layer.name}.weight"].astype(np.float64)
-        operation = correlate_valid if layer.op == "conv2d" else convolve_full
-        result = operation(outputs[net.source_of(index)], weight)
-        result += net.weights[f"{layer.name}.bias"].astype(np.float64)[:, np.newaxis, np.newaxis]
+        result, skip = _convolve(net, index, outputs[net.source_of(index)]), None
         if layer.skip is not None:
             skip = outputs[layer.skip]
             rows, columns = min(result.shape[1], skip.shape[1]), min(result.shape[2], skip.shape[2])
-            result = crop_centre(result, rows, columns) + crop_centre(skip, rows, columns)
-        outputs[layer.name] = np.maximum(result, 0.0) if layer.activation == "relu" else result
-    last = crop_centre(outputs[net.layers[-1].name], plane.shape[0], plane.shape[1])[0]
-    return np.ascontiguousarray(last * net.hu_scale + net.hu_offset)
+            result, skip = crop_centre(result, rows, columns), crop_centre(skip, rows, columns)
+        outputs[layer.name] = _activate(net, layer, result, skip)
+    return finish(net, outputs[net.layers[-1].name][0], plane)

@@ -230,7 +230,8 @@ def test_hostile_headers_are_model_errors():
     with pytest.raises(ModelError, match="claims"):
         load_network((1 << 63).to_bytes(8, "little") + content[8:])
     for change in (
-        {"version": 2},
+        {"version": 1},
+        {"version": 3},
         {"version": True},
         {"format": "x"},
         {"name": []},
@@ -243,6 +244,23 @@ def test_hostile_headers_are_model_errors():
         {"hu_scale": float("inf")},
         {"hu_offset": 10**400},
         {"border": []},
+        {"border": "slot-wrap", "phases": [0, 4]},
+        {"border": "slot-wrap", "phases": [4]},
+        {"border": "unpadded", "phases": [4, 4]},
+        {"lifting": 3},
+        {"lifting": []},
+        {"lifting": [["hu"]]},
+        {"lifting": ["window:5:1"]},
+        {"lifting": ["hu"] * 17},
+        {"residual": 1},
+        {"fraction_bits": 1.5},
+        {"fraction_bits": 1},
+        {"ranges": []},
+        {"ranges": {"a": 3}},
+        {"ranges": {"a": [1, float("nan")]}},
+        {"ranges": {"b": [1, 1]}},
+        {"margin": 0.5},
+        {"margin": "x"},
         {"more": 1},
     ):
         text = json.dumps(description | change)

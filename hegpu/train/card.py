@@ -1,0 +1,76 @@
+"""A model card: what a network was trained on, how, and what it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hegpu.ct.series import Series
+from hegpu.ct.simulate import Pairs
+from hegpu.nets.description import Network
+from hegpu.train.config import TrainConfig
+
+DISCLAIMER = "Research software, not a medical device: not for diagnosis or treatment."
+
+
+def model_card(
+    net: Network,
+    config: TrainConfig,
+    pairs: Sequence[Pairs],
+    held: Sequence[Pairs],
+    series: Sequence[Series],
+    fidelity: str,
+    notes: Sequence[str] = (),
+) -> str:
+    """Markdown. ``fidelity`` is a table made by ``evaluate``; ``series`` carry the attribution of the data."""
+    weights = sum(array.size for array in net.weights.values())
+    lines = [
+        f"# {net.name}",
+        "",
+        f"{config.kind}, {config.width} channels, {config.depth} layers of 5x5, {weights:,} weights. {DISCLAIMER}",
+        "",
+        f"Input planes: {', '.join(net.lifting)} (1 unit = {net.hu_scale:g} HU); border {net.border}; "
+        f"{'returns the residual, the client adds the slice' if net.residual else 'returns the slice'}. "
+        + (f"Weights are multiples of 2^-{net.fraction_bits}." if net.fraction_bits else "Weights are float32."),
+        "",
+        "## Training",
+        "",
+        f"{config.steps} steps of {config.batch} patches of {config.patch}x{config.patch}, Adam, peak learning rate "
+        f"{config.peak_lr:g}, seed {config.seed}, {config.precision} precision. Dose drawn per patch from "
+        f"{', '.join(f'{dose:.0%}' for dose in pairs[0].doses)}. {' '.join(notes)}".rstrip(),
+        "",
+        "| series | used for | slices | low dose | I0 (photons a ray) | noise in uniform tissue, measured / simulated [HU] |",
+        "|---|---|---|---|---|---|",
+        *(_row(pair, use) for use, group in (("training", pairs), ("validation", held)) for pair in group),
+        "",
+        "## Fidelity on the validation series",
+        "",
+        fidelity.strip(),
+        "",
+    ]
+    if net.ranges:
+        lines += [
+            "## Ranges",
+            "",
+            f"Largest |pre-activation| / |output| per layer in calibration (lowest dose, metal, air), network units; an "
+            f"encrypted executor reserves {net.margin:g} times as much: "
+            + ", ".join(f"{name} {pre:.2f} / {post:.2f}" for name, (pre, post) in net.ranges.items()) + ".",
+            "",
+        ]  # fmt: skip
+    return "\n".join([*lines, "## Attribution", "", *_attribution(series), ""])
+
+
+def _row(pair: Pairs, use: str) -> str:
+    c = pair.calibration
+    noise = "not measured" if c is None or np.isnan(c.measured_hu) else f"{c.measured_hu:.1f} / {c.simulated_hu:.1f}"
+    kind = "measured" if c is None else "simulated"
+    return f"| {pair.name} | {use} | {len(pair.full)} | {kind} | {f'{c.i0:.3g}' if c else '-'} | {noise} |"
+
+
+def _attribution(series: Sequence[Series]) -> list[str]:
+    rows = []
+    for one in series:
+        facts = [one.facts[key] for key in ("citation", "doi", "licence") if key in one.facts]
+        rows.append(f"- {one.name}: {'; '.join(facts) or 'no attribution given with the data'}")
+    return rows

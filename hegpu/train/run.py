@@ -1,0 +1,78 @@
+"""From data on disk to a network file with its card: what ``hegpu train`` does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hegpu.ct.collection import split_by_patient
+from hegpu.ct.loading import PHANTOM_I0, bars, load_series, low_dose_pairs
+from hegpu.errors import ParameterError
+from hegpu.fidelity.evaluate import denoiser, evaluate, markdown
+from hegpu.fidelity.plots import curves
+from hegpu.files import write_atomic
+from hegpu.nets.description import Network
+from hegpu.nets.file import network_bytes
+from hegpu.nets.torch_net import round_weights
+from hegpu.train.card import model_card
+from hegpu.train.config import TrainConfig
+from hegpu.train.loop import Schedule, train
+from hegpu.train.ranges import calibrate_ranges
+
+
+def train_to_file(
+    config: TrainConfig,
+    out: Path,
+    console: Console,
+    *,
+    data: Path | None = None,
+    held: Sequence[str] = (),
+    start: Network | None = None,
+    name: str | None = None,
+    device: str = "cpu",
+    every: int = 4,
+    save_every: int = 200,
+    notes: Sequence[str] = (),
+) -> Network:
+    """Train, round, calibrate the ranges and evaluate; the folder ``out`` receives ``<name>.safetensors``, its card
+    ``<name>.md``, ``curves.png`` and ``checkpoint.pt``, from which a stopped run goes on.
+    """
+    series = load_series(data)
+    if data is None and not held:
+        held = (series[-1].patient,)
+    if not held:
+        patients = ", ".join(sorted({one.patient for one in series}))
+        raise ParameterError(f"train: no patient is held out; name some of {patients} with --held")
+    i0 = PHANTOM_I0 if data is None else None
+    pairs, validation = (
+        low_dose_pairs(group, console, i0=i0, seed=config.seed) for group in split_by_patient(series, held)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with bars(console) as progress:
+        task = progress.add_task("training", total=config.steps)
+
+        def report(record: dict[str, float]) -> None:
+            progress.update(task, completed=int(record["step"]))
+            console.print("  ".join(f"{key} {value:.4g}" for key, value in record.items()), highlight=False)
+
+        net, history = train(config, pairs, validation, out, start=start,
+                             schedule=Schedule(save_every, save_every, device), progress=report)  # fmt: skip
+    net = dataclasses.replace(net, name=name or net.name)
+    models = {"before rounding": denoiser(net)}
+    if config.fraction_bits is not None:
+        net = round_weights(net, config.fraction_bits)
+    net = calibrate_ranges(net, pairs)
+    models[net.name] = denoiser(net)
+    with bars(console) as progress:
+        task = progress.add_task("evaluating")
+        result = evaluate(models, validation, every=every,
+                          progress=lambda _, done, total: progress.update(task, completed=done, total=total))  # fmt: skip
+    used = f"Every {every}th slice of the validation series. " if every > 1 else ""
+    card = model_card(net, config, pairs, validation, series, used + markdown(result), notes)
+    write_atomic(out / f"{net.name}.safetensors", network_bytes(net))
+    write_atomic(out / f"{net.name}.md", card.encode())
+    curves(history, out / "curves.png")
+    return net
