@@ -150,7 +150,7 @@ def train(
     """Train a denoiser. A run that was stopped goes on from its checkpoint when called again."""
     from hegpu.extras import require
 
-    require("torch", "pandas", extra="train")
+    require("torch", "pandas", "pywt", extra="train")
     from hegpu.nets.file import load_network
     from hegpu.train.config import TrainConfig, default_lifting, default_peak_lr
     from hegpu.train.run import train_to_file
@@ -186,7 +186,7 @@ def evaluate(
     """Fidelity of networks against the normal dose, beside classical denoisers, at 25, 10 and 5 % dose."""
     from hegpu.extras import require
 
-    require("pandas", extra="train")
+    require("pandas", "pywt", extra="train")
     from hegpu.fidelity.run import evaluate_to_folder
 
     result = evaluate_to_folder(

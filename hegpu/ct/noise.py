@@ -49,7 +49,8 @@ def uniform_tissue(slices: Sequence[Any]) -> tuple[float, list[npt.NDArray[np.bo
     smooth = np.convolve(counts, np.hanning(13), mode="same")
     peak = int(smooth.argmax())
     level = float(edges[peak] + edges[peak + 1]) / 2
-    chosen = [t & (np.abs(d - level) <= 0.2 * level) for d, t in zip(deviations, tissues, strict=True)]
+    least = 0.8 * level if peak else 0.0  # an image without noise has its peak in the first bin
+    chosen = [t & (d >= least) & (d <= 1.2 * level) for d, t in zip(deviations, tissues, strict=True)]
     return level, chosen
 
 

@@ -46,13 +46,14 @@ def gains(evaluation: Evaluation, path: Path) -> None:
         for number, model in enumerate(models):
             rows = summary[summary.model == model].set_index("dose")
             x = np.arange(len(doses)) + (number - (len(models) - 1) / 2) * 0.8 / max(1, len(models))
-            axis.bar(x, [rows.gain_db[dose] for dose in doses], 0.75 / max(1, len(models)), label=model,
+            axis.bar(x, rows.gain_db[doses].where(np.isfinite), 0.75 / max(1, len(models)), label=model,
                      color=COLOURS[number % len(COLOURS)])  # fmt: skip
         axis.set_xticks(range(len(doses)), [f"{dose:.0%}" for dose in doses])
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(title=title, xlabel="dose", ylabel="PSNR gain over the low dose [dB]")
         axis.grid(axis="y", alpha=0.3)
-    figure.axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        if models:
+            axis.legend(fontsize=8, loc="upper left")
     _save(figure, path)
 
 
@@ -66,7 +67,10 @@ def spectra(evaluation: Evaluation, path: Path) -> None:
     axis.set(xlabel="spatial frequency [1/mm]", ylabel="power [HU² mm²]", xlim=(0, None), ylim=(0, None),
              title="difference to the normal dose in uniform tissue")  # fmt: skip
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    if evaluation.spectra:
+        axis.legend(fontsize=8)
+    else:
+        axis.text(0.5, 0.5, "no uniform tissue in these slices", ha="center", transform=axis.transAxes)
     _save(figure, path)
 
 

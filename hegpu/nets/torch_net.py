@@ -65,7 +65,8 @@ class TorchNetwork(nn.Module):
     def _activate(self, layer: Layer, x: Tensor) -> Tensor:
         if layer.activation == "gate":
             # As [batch, y, x, 2, channel]: slices of the channel axis would cost a copy each way (measured: twice the time).
-            u, v = x.permute(0, 2, 3, 1).unflatten(3, (2, layer.outputs)).unbind(3)
+            last = x.permute(0, 2, 3, 1)
+            u, v = last.reshape(*last.shape[:3], 2, layer.outputs).unbind(3)
             return (u * (1 + v)).permute(0, 3, 1, 2)
         if layer.activation == "quad":
             linear, square = (self.array(layer, part)[:, None, None] for part in ("linear", "square"))
