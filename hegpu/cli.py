@@ -134,7 +134,9 @@ def train(
         Path | None, typer.Option(help="an .npz, NIfTI files or a DICOM folder (docs/data.md); default phantoms")
     ] = None,
     held: Annotated[list[str], typer.Option(help="a patient or series to validate on; repeat for more")] = [],  # noqa: B006
-    kind: Annotated[str, typer.Option(help="redcnn, redcnn-linear, redcnn-gate or redcnn-quad")] = "redcnn-gate",
+    kind: Annotated[
+        str, typer.Option(help="redcnn, redcnn-linear, redcnn-gate, redcnn-quad, or linear: one filter, fitted")
+    ] = "redcnn-gate",
     width: Annotated[int, typer.Option(help="channels")] = 32,
     depth: Annotated[int, typer.Option(help="layers, even")] = 10,
     steps: Annotated[int, typer.Option()] = 2400,
@@ -153,8 +155,13 @@ def train(
     require("torch", "pandas", "pywt", extra="train")
     from hegpu.nets.file import load_network
     from hegpu.train.config import TrainConfig, default_lifting, default_peak_lr
-    from hegpu.train.run import train_to_file
+    from hegpu.train.run import fit_to_file, train_to_file
 
+    console = Console(stderr=True)
+    if kind == "linear":
+        net = fit_to_file(out, console, data=data, held=held, name=name or "linear")
+        print(f"{out / (net.name + '.safetensors')} and its card {net.name}.md")
+        return
     config = TrainConfig(
         kind=kind,
         width=width,
@@ -168,7 +175,7 @@ def train(
         seed=seed,
     )
     begin = load_network(start) if start else None
-    net = train_to_file(config, out, Console(stderr=True), data=data, held=held, start=begin, name=name, device=device)
+    net = train_to_file(config, out, console, data=data, held=held, start=begin, name=name, device=device)
     print(f"{out / (net.name + '.safetensors')}, its card {net.name}.md and curves.png")
 
 

@@ -94,7 +94,7 @@ def initial_weights(layers: tuple[Layer, ...], seed: int) -> dict[str, NDArray[n
         values = rng.standard_normal(layer.weight_shape) * (gain / np.sqrt(layer.inputs * layer.kernel**2))
         if layer.activation == "gate":
             planes = values if layer.op == "conv2d" else values.swapaxes(0, 1)
-            planes[layer.outputs :] *= 0.1
+            planes[layer.outputs :] *= 0.7
         if layer is layers[-1]:
             values *= 0.1
         weights[key] = values.astype(np.float32)

@@ -9,26 +9,24 @@ import numpy as np
 from hegpu.ct.series import Series
 from hegpu.ct.simulate import Pairs
 from hegpu.nets.description import Network
-from hegpu.train.config import TrainConfig
 
 DISCLAIMER = "Research software, not a medical device: not for diagnosis or treatment."
 
 
 def model_card(
     net: Network,
-    config: TrainConfig,
+    recipe: str,
     pairs: Sequence[Pairs],
     held: Sequence[Pairs],
     series: Sequence[Series],
     fidelity: str,
-    notes: Sequence[str] = (),
 ) -> str:
-    """Markdown. ``fidelity`` is a table made by ``evaluate``; ``series`` carry the attribution of the data."""
+    """Markdown. ``recipe`` tells how it was trained; ``fidelity`` is a table made by ``evaluate``; ``series`` carry the attribution of the data."""
     weights = sum(array.size for array in net.weights.values())
     lines = [
         f"# {net.name}",
         "",
-        f"{config.kind}, {config.width} channels, {config.depth} layers of 5x5, {weights:,} weights. {DISCLAIMER}",
+        f"{len(net.layers)} layers, {max(layer.outputs for layer in net.layers)} channels, {weights:,} weights. {DISCLAIMER}",
         "",
         f"Input planes: {', '.join(net.lifting)} (1 unit = {net.hu_scale:g} HU); border {net.border}; "
         f"{'returns the residual, the client adds the slice' if net.residual else 'returns the slice'}. "
@@ -36,9 +34,7 @@ def model_card(
         "",
         "## Training",
         "",
-        f"{config.steps} steps of {config.batch} patches of {config.patch}x{config.patch}, Adam, peak learning rate "
-        f"{config.peak_lr:g}, seed {config.seed}, {config.precision} precision. Dose drawn per patch from "
-        f"{', '.join(f'{dose:.0%}' for dose in pairs[0].doses)}. {' '.join(notes)}".rstrip(),
+        f"{recipe} Doses: {', '.join(f'{dose:.0%}' for dose in pairs[0].doses)}.",
         "",
         "| series | used for | slices | low dose | I0 (photons a ray) | noise in uniform tissue, measured / simulated [HU] |",
         "|---|---|---|---|---|---|",

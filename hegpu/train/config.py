@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from hegpu.errors import ParameterError
+from hegpu.nets.description import Network
 from hegpu.nets.family import family_layers
 
 PRECISIONS = ("float32", "mixed")
@@ -74,6 +75,15 @@ class TrainConfig:
     def levelled(self) -> bool:
         """Whether the network's only non-linearity is of degree two."""
         return self.kind in ("redcnn-gate", "redcnn-quad")
+
+    def recipe(self, start: Network | None) -> str:
+        """One paragraph for a model card."""
+        return (
+            f"{self.kind}: {self.steps} steps of {self.batch} patches of {self.patch}x{self.patch}, dose drawn per patch, "
+            f"Adam, peak learning rate {self.peak_lr:g}, seed {self.seed}, {self.precision} precision"
+            + (f", from {start.name}" if start else "")
+            + "."
+        )
 
     def to_json(self) -> dict[str, object]:
         """Plain values, for a checkpoint or a model card."""

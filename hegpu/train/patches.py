@@ -33,7 +33,7 @@ class Batch:
     weight: F32
 
 
-def _weights(low: NDArray[np.int16], full: NDArray[np.int16]) -> F32:
+def slice_weights(low: NDArray[np.int16], full: NDArray[np.int16]) -> F32:
     """``[z, 2]``: see ``Batch.weight``; slices with errors below ``FLOOR_HU`` do not count for more."""
     result = []
     for noisy, clean in zip(low.astype(np.float32), full.astype(np.float32), strict=True):
@@ -58,7 +58,7 @@ class Patches:
         self.pairs, self.config = list(pairs), config
         self.slices = [(number, z) for number, p in enumerate(pairs) for z in range(len(p.full))]
         self.odds = [np.sqrt(p.doses) / np.sum(np.sqrt(p.doses)) for p in pairs]
-        self.weights = [np.stack([_weights(low, p.full) for low in p.low]) for p in pairs]
+        self.weights = [np.stack([slice_weights(low, p.full) for low in p.low]) for p in pairs]
 
     def batch(self, step: int) -> Batch:
         """The patches of step ``step``."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from hegpu.ct.collection import split_by_patient
 from hegpu.ct.loading import PHANTOM_I0, bars, load_series, low_dose_pairs
+from hegpu.ct.series import Series
+from hegpu.ct.simulate import Pairs
 from hegpu.errors import ParameterError
+from hegpu.fidelity.baselines import Denoiser
 from hegpu.fidelity.evaluate import denoiser, evaluate, markdown
 from hegpu.fidelity.plots import curves
 from hegpu.files import write_atomic
@@ -19,6 +22,7 @@ from hegpu.nets.file import network_bytes
 from hegpu.nets.torch_net import round_weights
 from hegpu.train.card import model_card
 from hegpu.train.config import TrainConfig
+from hegpu.train.linear import fit_linear, weighted_slices
 from hegpu.train.loop import Schedule, train
 from hegpu.train.ranges import calibrate_ranges
 
@@ -35,11 +39,56 @@ def train_to_file(
     device: str = "cpu",
     every: int = 4,
     save_every: int = 200,
-    notes: Sequence[str] = (),
 ) -> Network:
     """Train, round, calibrate the ranges and evaluate; the folder ``out`` receives ``<name>.safetensors``, its card
     ``<name>.md``, ``curves.png`` and ``checkpoint.pt``, from which a stopped run goes on.
     """
+    pairs, validation, series = _data(data, held, console, config.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    with bars(console) as progress:
+        task = progress.add_task("training", total=config.steps)
+
+        def report(record: dict[str, float]) -> None:
+            progress.update(task, completed=int(record["step"]))
+            progress.console.print("  ".join(f"{key} {value:.4g}" for key, value in record.items()), highlight=False)
+
+        net, history = train(config, pairs, validation, out, start=start,
+                             schedule=Schedule(save_every, save_every, device), progress=report)  # fmt: skip
+    net = dataclasses.replace(net, name=name or net.name)
+    models = {}
+    if config.fraction_bits is not None:
+        models["before rounding"] = denoiser(net)
+        net = round_weights(net, config.fraction_bits)
+    net = calibrate_ranges(net, pairs)
+    models[net.name] = denoiser(net)
+    recipe = config.recipe(start)
+    _ship(net, recipe, models, pairs, validation, series, out, console, every)
+    curves(history, out / "curves.png")
+    return net
+
+
+def fit_to_file(
+    out: Path,
+    console: Console,
+    *,
+    data: Path | None = None,
+    held: Sequence[str] = (),
+    name: str = "linear",
+    every: int = 4,
+) -> Network:
+    """The linear denoiser, fitted in closed form; ``out`` receives ``<name>.safetensors`` and its card."""
+    pairs, validation, series = _data(data, held, console, 0)
+    out.mkdir(parents=True, exist_ok=True)
+    with console.status("fitting"):
+        net = fit_linear(weighted_slices(pairs), name=name)
+    recipe = "One affine filter, least squares over every second slice at every dose, symmetric under the 8 symmetries of the square."
+    _ship(net, recipe, {name: denoiser(net)}, pairs, validation, series, out, console, every)
+    return net
+
+
+def _data(
+    data: Path | None, held: Sequence[str], console: Console, seed: int
+) -> tuple[list[Pairs], list[Pairs], list[Series]]:
     series = load_series(data)
     if data is None and not held:
         held = (series[-1].patient,)
@@ -47,32 +96,30 @@ def train_to_file(
         patients = ", ".join(sorted({one.patient for one in series}))
         raise ParameterError(f"train: no patient is held out; name some of {patients} with --held")
     i0 = PHANTOM_I0 if data is None else None
-    pairs, validation = (
-        low_dose_pairs(group, console, i0=i0, seed=config.seed) for group in split_by_patient(series, held)
+    train_on, validate_on = split_by_patient(series, held)
+    return (
+        low_dose_pairs(train_on, console, i0=i0, seed=seed),
+        low_dose_pairs(validate_on, console, i0=i0, seed=seed),
+        series,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with bars(console) as progress:
-        task = progress.add_task("training", total=config.steps)
 
-        def report(record: dict[str, float]) -> None:
-            progress.update(task, completed=int(record["step"]))
-            console.print("  ".join(f"{key} {value:.4g}" for key, value in record.items()), highlight=False)
 
-        net, history = train(config, pairs, validation, out, start=start,
-                             schedule=Schedule(save_every, save_every, device), progress=report)  # fmt: skip
-    net = dataclasses.replace(net, name=name or net.name)
-    models = {"before rounding": denoiser(net)}
-    if config.fraction_bits is not None:
-        net = round_weights(net, config.fraction_bits)
-    net = calibrate_ranges(net, pairs)
-    models[net.name] = denoiser(net)
+def _ship(
+    net: Network,
+    recipe: str,
+    models: Mapping[str, Denoiser],
+    pairs: Sequence[Pairs],
+    validation: Sequence[Pairs],
+    series: Sequence[Series],
+    out: Path,
+    console: Console,
+    every: int,
+) -> None:
     with bars(console) as progress:
         task = progress.add_task("evaluating")
         result = evaluate(models, validation, every=every,
                           progress=lambda _, done, total: progress.update(task, completed=done, total=total))  # fmt: skip
     used = f"Every {every}th slice of the validation series. " if every > 1 else ""
-    card = model_card(net, config, pairs, validation, series, used + markdown(result), notes)
+    card = model_card(net, recipe, pairs, validation, series, used + markdown(result))
     write_atomic(out / f"{net.name}.safetensors", network_bytes(net))
     write_atomic(out / f"{net.name}.md", card.encode())
-    curves(history, out / "curves.png")
-    return net

@@ -3,18 +3,23 @@ import pytest
 
 from hegpu.ct.dose import lower_dose
 from hegpu.ct.phantom import phantom
+from hegpu.ct.simulate import Pairs
 from hegpu.errors import ImageError, ParameterError
 from hegpu.nets.compose import affine_filter
 from hegpu.nets.file import load_network
-from hegpu.nets.fit import fit_linear, main, orbits, rmse
 from hegpu.nets.plaintext import run
+from hegpu.train.linear import fit_linear, orbits, weighted_slices
+
+
+def rmse(first, second):
+    return float(np.sqrt(np.mean((first - second) ** 2)))
 
 
 def noisy_pairs(count=2, size=48):
     rng = np.random.default_rng(0)
     for _ in range(count):
         full = np.cumsum(np.cumsum(rng.normal(size=(size, size)), axis=0), axis=1)
-        yield full + rng.normal(size=full.shape) * 40, full
+        yield full + rng.normal(size=full.shape) * 40, full, 1.0
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2, 6])
@@ -27,7 +32,7 @@ def test_orbits_partition_the_kernel(radius):
 def test_the_fit_is_the_least_squares_over_all_eight_symmetries():
     pairs = list(noisy_pairs(2, 24))
     rows, targets = [], []
-    for low, full in pairs:
+    for low, full, _ in pairs:
         for turn in range(4):
             for flip in (False, True):
                 x, y = np.rot90(low, turn), np.rot90(full, turn)
@@ -48,7 +53,7 @@ def test_fitted_weights_are_symmetric_multiples_and_lower_the_error():
         np.testing.assert_array_equal(weight, other)
     for values in (weight, net.weights["filter.bias"], affine_filter(net).kernel):
         assert np.array_equal(values * 2**16, np.rint(values * 2**16))
-    for low, full in noisy_pairs():
+    for low, full, _ in noisy_pairs():
         assert rmse(run(net, low), full) < 0.7 * rmse(low, full)
 
 
@@ -65,7 +70,7 @@ def test_bad_arguments():
     with pytest.raises(ParameterError, match="no pairs"):
         fit_linear([])
     with pytest.raises(ImageError, match="shapes"):
-        fit_linear([(np.ones((4, 4)), np.ones((4, 5)))])
+        fit_linear([(np.ones((4, 4)), np.ones((4, 5)), 1.0)])
 
 
 @pytest.mark.parametrize("seed", [1, 5])
@@ -82,8 +87,17 @@ def test_the_shipped_network_lowers_the_error_of_a_low_dose_phantom(seed):
     assert np.array_equal(composed.kernel * 2**16, np.rint(composed.kernel * 2**16))
 
 
-def test_the_command_fits_on_phantoms_without_data(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("HEGPU_CT_DATA", raising=False)
-    main(["--out", str(tmp_path / "x.safetensors"), "--kernel", "5"])
-    assert "held out, all pixels: RMSE" in capsys.readouterr().out
-    assert load_network(tmp_path / "x.safetensors").layers[0].kernel == 5
+def test_weights_are_those_of_the_slices():
+    light, heavy = ([(low, full, w) for low, full, _ in noisy_pairs(1)] for w in (1.0, 7.0))
+    other = [(low * 0.5, full, 1.0) for low, full, _ in noisy_pairs(1)]
+    repeated = fit_linear(light * 7 + other, kernel=3)
+    weighted = fit_linear(heavy + other, kernel=3)
+    np.testing.assert_allclose(weighted.weights["filter.weight"], repeated.weights["filter.weight"], atol=1e-4)
+
+
+def test_slices_count_by_the_error_they_start_with():
+    full = np.zeros((3, 16, 16), np.int16)
+    low = np.stack([full + 10, full + 100])
+    slices = list(weighted_slices([Pairs("a", "a", full, low, (0.25, 0.05), 1.0, None)], every=2))
+    assert len(slices) == 4
+    assert [round(1 / weight) for _, _, weight in slices] == [125, 125, 10025, 10025]

@@ -1,26 +1,18 @@
-"""Fit a linear denoiser in closed form: the affine filter that brings low-dose slices closest to full dose.
-
-``python -m hegpu.nets.fit --out FILE [--data NPZ] [--dose 0.25]`` fits and evaluates one in about a minute.
-"""
+"""The linear denoiser in closed form: the affine filter that brings low-dose slices closest to the normal dose."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hegpu.ct.hounsfield import check
-from hegpu.ct.npz import data_path
+from hegpu.ct.simulate import Pairs
 from hegpu.errors import ImageError, ModelError, ParameterError
-from hegpu.nets.compose import affine_filter
 from hegpu.nets.description import MAX_KERNEL, Layer, Network
-from hegpu.nets.file import save_network
-from hegpu.nets.pairs import Pair, Split, npz_split, phantom_split
-from hegpu.nets.plaintext import run
+from hegpu.train.patches import slice_weights
 
 HU_SCALE = 1024.0
 WEIGHT_STEP = 2.0**-16
@@ -37,6 +29,17 @@ def orbits(radius: int) -> list[list[tuple[int, int]]]:
     return groups
 
 
+def weighted_slices(
+    pairs: Sequence[Pairs], every: int = 2
+) -> Iterator[tuple[NDArray[np.int16], NDArray[np.int16], float]]:
+    """``(low, full, weight)`` of every ``every``-th slice at every dose; each counts by the error that it starts with."""
+    for pair in pairs:
+        for low in pair.low:
+            weights = slice_weights(low, pair.full)[:, 0]
+            for z in range(0, len(pair.full), every):
+                yield low[z], pair.full[z], float(weights[z])
+
+
 def _features(padded: NDArray[np.float64], radius: int, top: int, rows: int) -> NDArray[np.float64]:
     """``[orbits + 1, pixels]``: the sum over every orbit's taps at the pixels of some rows, and a constant 1."""
     columns, groups = padded.shape[1] - 2 * radius, orbits(radius)
@@ -48,9 +51,9 @@ def _features(padded: NDArray[np.float64], radius: int, top: int, rows: int) -> 
 
 
 def fit_linear(
-    pairs: Iterable[tuple[Any, Any]], kernel: int = 13, ridge: float = 1e-6, name: str = "linear"
+    pairs: Iterable[tuple[Any, Any, float]], kernel: int = 13, ridge: float = 1e-6, name: str = "linear"
 ) -> Network:
-    """The least-squares affine filter over ``(low-dose, full-dose)`` slices ``[y, x]`` in HU, as a one-layer network.
+    """The least-squares affine filter over ``(low-dose, full-dose, weight)``, as a one-layer network; slices ``[y, x]`` in HU.
 
     The kernel is symmetric under the 8 symmetries of the square, which is the fit over all 8 turned and mirrored
     copies of the data. ``ridge``, relative to the mean square of the network's input, draws the filter towards the
@@ -63,8 +66,8 @@ def fit_linear(
         raise ParameterError(f"fit_linear: ridge {ridge!r} is not a finite number of at least 0")
     radius = kernel // 2
     groups = orbits(radius)
-    gram, moment, pixels = np.zeros((len(groups) + 1,) * 2), np.zeros(len(groups) + 1), 0
-    for low, full in pairs:
+    gram, moment, pixels = np.zeros((len(groups) + 1,) * 2), np.zeros(len(groups) + 1), 0.0
+    for low, full, weight in pairs:
         x, target = check("fit_linear", low) / HU_SCALE, check("fit_linear", full) / HU_SCALE
         if x.shape != target.shape:
             raise ImageError(f"fit_linear: a pair has the shapes {x.shape} and {target.shape}; make them equal")
@@ -72,9 +75,9 @@ def fit_linear(
         for top in range(0, x.shape[0], _ROWS):
             rows = min(_ROWS, x.shape[0] - top)
             block = _features(padded, radius, top, rows)
-            gram += block @ block.T
-            moment += block @ residual[top : top + rows].ravel()
-        pixels += x.size
+            gram += weight * (block @ block.T)
+            moment += weight * (block @ residual[top : top + rows].ravel())
+        pixels += weight * x.size
     if pixels == 0:
         raise ParameterError("fit_linear: there are no pairs; give at least one (low-dose, full-dose) pair of slices")
     sizes = np.array([len(taps) for taps in groups])
@@ -103,54 +106,3 @@ def _round_keeping_sum(values: NDArray[np.float64], sizes: NDArray[np.int_]) -> 
     if np.abs(steps).max() >= 2.0**24:
         raise ModelError("fit_linear: the fitted weights exceed float32's exact range; raise ridge or check the data")
     return steps
-
-
-def rmse(first: NDArray[np.float64], second: NDArray[np.float64], mask: NDArray[np.bool_] | None = None) -> float:
-    """Root mean square difference in HU, over ``mask`` where given."""
-    difference = first - second if mask is None else (first - second)[mask]
-    return float(np.sqrt(np.mean(difference**2)))
-
-
-def evaluate(net: Network, pairs: Sequence[Pair]) -> dict[str, tuple[float, float]]:
-    """RMSE in HU before and after ``net``: over all pixels, and over soft tissue (-200 to 300 HU at full dose)."""
-    before: dict[str, list[float]] = {"all pixels": [], "soft tissue": []}
-    after: dict[str, list[float]] = {"all pixels": [], "soft tissue": []}
-    for low, full in pairs:
-        result, tissue = run(net, low), (full >= -200) & (full <= 300)
-        for region, mask in (("all pixels", None), ("soft tissue", tissue)):
-            if mask is None or mask.any():
-                before[region].append(rmse(low, full, mask) ** 2)
-                after[region].append(rmse(result, full, mask) ** 2)
-    return {
-        region: (float(np.sqrt(np.mean(before[region]))), float(np.sqrt(np.mean(after[region]))))
-        for region in before
-        if before[region]
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Fit, evaluate on held-out slices, write the file and print what was done."""
-    parser = argparse.ArgumentParser(prog="python -m hegpu.nets.fit", description="Fit a linear CT denoiser.")
-    parser.add_argument("--out", type=Path, required=True, help="the network file to write (.safetensors)")
-    parser.add_argument("--data", type=Path, default=None, help="series [z, y, x] in HU; default $HEGPU_CT_DATA")
-    parser.add_argument("--dose", type=float, default=0.25, help="simulated fraction of the dose (default 0.25)")
-    parser.add_argument("--kernel", type=int, default=13, help="kernel width in pixels (default 13)")
-    parser.add_argument("--ridge", type=float, default=1e-6, help="pull towards the identity (default 1e-6)")
-    parser.add_argument("--slices", type=int, default=4, help="slices per series (default 4)")
-    options = parser.parse_args(arguments)
-    data = options.data or data_path()
-    split: Split = npz_split(data, options.dose, options.slices) if data else phantom_split(options.dose)
-    print(f"data: {data or 'phantoms'}; {len(split.train)} slices to fit, {len(split.held)} held out")
-    net = fit_linear(split.train, options.kernel, options.ridge)
-    composed = affine_filter(net)
-    print(f"kernel {net.layers[0].kernel}, sum {composed.kernel.sum():.6f}, centre {composed.kernel.max():.6f}, "
-          f"bias {composed.bias_hu:.3f} HU")  # fmt: skip
-    for title, pairs in (("fitted", split.train), ("held out", split.held)):
-        for region, (before, after) in evaluate(net, pairs).items():
-            print(f"{title}, {region}: RMSE {before:.2f} -> {after:.2f} HU")
-    save_network(net, options.out)
-    print(f"wrote {options.out}")
-
-
-if __name__ == "__main__":
-    main()
