@@ -88,7 +88,7 @@ def decrypt(
 
 
 @app.command(epilog="Example: hegpu info slice.ct")
-def info(file: Annotated[Path, typer.Argument(help="a hegpu file or a keys folder")]) -> None:
+def info(file: Annotated[Path, typer.Argument(help="a hegpu file, a keys folder, or a network")]) -> None:
     """What a file holds."""
     from hegpu.inspection import describe
 

@@ -7,10 +7,17 @@ from hegpu import api
 from hegpu.ckks.params import Parameters
 from hegpu.ckks.wire import header_of
 from hegpu.errors import FormatError
+from hegpu.nets.description import Network
+from hegpu.nets.file import load_network, shipped_names
 
 
 def describe(path: Path) -> list[tuple[str, str]]:
-    """Rows (field, value) for an encrypted slice or result, or a keys folder. Errors: :class:`FormatError`."""
+    """Rows (field, value) for an encrypted slice or result, a keys folder, or a network (a file or a shipped name).
+
+    Errors: :class:`FormatError`, :class:`ModelError`.
+    """
+    if path.suffix == ".safetensors" or str(path) in shipped_names():
+        return _network(load_network(path))
     if path.is_dir():
         keys = api.load_keys(path)
         return [("kind", "keys"), ("fingerprint", api.key_fingerprint(keys)), *_parameters(keys.params)]
@@ -23,6 +30,26 @@ def describe(path: Path) -> list[tuple[str, str]]:
     rows += [(k, json.dumps(v)) for k, v in sorted(header.items()) if k not in ("params", "kind", "format")]
     rows += [(f"array {k}", f"{v.get('dtype')} {v.get('shape')}") for k, v in sorted(tensors.items())]
     return rows + (_parameters(Parameters.from_json(header["params"])) if "params" in header else [])
+
+
+def _network(net: Network) -> list[tuple[str, str]]:
+    rows = [
+        ("kind", "network"),
+        ("name", net.name),
+        ("weights", f"{sum(array.size for array in net.weights.values()):,}"),
+        ("weight steps", "float32" if net.fraction_bits is None else f"multiples of 2^-{net.fraction_bits}"),
+        ("input planes", ", ".join(net.lifting)),
+        ("network unit", f"{net.hu_scale:g} HU, zero at {net.hu_offset:g} HU"),
+        ("border", net.border + (f", phases {net.phases[0]}x{net.phases[1]}" if net.phases else "")),
+        ("returns", "the residual, the client adds the slice" if net.residual else "the slice"),
+        ("range margin", f"{net.margin:g}" if net.ranges else "not calibrated"),
+    ]
+    for layer in net.layers:
+        reach = net.ranges.get(layer.name)
+        text = f"{layer.op} {layer.kernel}x{layer.kernel}, {layer.inputs} -> {layer.outputs}, {layer.activation}"
+        text += f", + {layer.skip}" if layer.skip else ""
+        rows.append((layer.name, text + (f", |x| <= {reach[0]:.3g}" if reach else "")))
+    return rows
 
 
 def _parameters(p: Parameters) -> list[tuple[str, str]]:

@@ -72,8 +72,8 @@ def affine_filter(net: Network) -> AffineFilter:
         if layer.activation != "none" and not (at_end and layer.activation == "relu" and not net.residual):
             raise ModelError(
                 f"affine_filter: network {net.name!r} has the activation {layer.activation!r} on layer "
-                f"{layer.name!r}, which the linear protocol cannot run; use the hybrid protocol or a network whose "
-                "only ReLU is on its last layer"
+                f"{layer.name!r}, which the linear protocol cannot run; use a network whose only ReLU is on its "
+                "last layer"
             )
     total = 2 * net.radius + 1
     if total > MAX_KERNEL:
