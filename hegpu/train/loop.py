@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor
 from hegpu.ct.hounsfield import WINDOWS
 from hegpu.ct.metrics import compare
 from hegpu.ct.simulate import Pairs
-from hegpu.errors import FormatError, ParameterError
+from hegpu.errors import BackendError, FormatError, ParameterError
 from hegpu.files import write_atomic
 from hegpu.nets.description import Layer, Network
 from hegpu.nets.family import make, widen
@@ -59,11 +61,11 @@ def train(
     ``out`` receives ``checkpoint.pt``; a run that finds one goes on from there and ends with the same weights as one
     that was never stopped. ``start``: a network to begin from, widened to ``config.width`` where it is narrower.
     ``stop_after``: leave after that many steps of this call. Raises ``ParameterError`` when the checkpoint belongs to
-    another configuration, ``FormatError`` when it is damaged.
+    another configuration, ``FormatError`` when it is damaged, ``BackendError`` for a device that is not here.
     """
     schedule = schedule or Schedule()
     torch.use_deterministic_algorithms(True)
-    device = torch.device(schedule.device)
+    device = _device(schedule.device)
     net = _start(config, start)
     module = TorchNetwork(net).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(module.parameters(), lr=config.peak_lr, betas=(0.9, 0.99))
@@ -106,6 +108,19 @@ def train(
             _save(path, config, start, module, optimiser, done, history, usual)
     module.fraction_bits = None
     return module.network(), history
+
+
+def _device(name: str) -> torch.device:
+    if name != "cpu" and not (re.fullmatch(r"cuda(:\d+)?", name) and torch.cuda.is_available()):
+        raise BackendError(
+            f"train: the device {name!r:.40} is not here (torch {torch.__version__}, CUDA "
+            f"{'available' if torch.cuda.is_available() else 'not available'}); use 'cpu', or 'cuda' with a GPU and a CUDA build of torch"
+        )
+    if name != "cpu":
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS is deterministic only with a fixed workspace
+    return torch.device(name)
 
 
 def _start(config: TrainConfig, start: Network | None) -> Network:

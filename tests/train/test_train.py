@@ -12,7 +12,7 @@ import torch
 
 from hegpu.ct.phantom import phantom
 from hegpu.ct.simulate import Pairs
-from hegpu.errors import FormatError, ImageError, ModelError, ParameterError
+from hegpu.errors import BackendError, FormatError, ImageError, ModelError, ParameterError
 from hegpu.nets.family import make
 from hegpu.nets.file import load_network, save_network
 from hegpu.nets.torch_net import TorchNetwork
@@ -149,6 +149,20 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path):
         (tmp_path / CHECKPOINT).write_bytes(damaged)
         with pytest.raises(FormatError, match="remove it"):
             train(SMALL, pairs(), [], tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_an_error(tmp_path):
+    for device in ("cuda", "cuda:1", "tpu"):
+        with pytest.raises(BackendError, match=device):
+            train(SMALL, pairs(), [], tmp_path, schedule=Schedule(device=device))
+
+
+@pytest.mark.gpu
+def test_the_gpu_trains_like_the_cpu(tmp_path):
+    cpu, _ = train(SMALL, pairs(), [], tmp_path / "a")
+    gpu, _ = train(SMALL, pairs(), [], tmp_path / "b", schedule=Schedule(device="cuda"))
+    assert max(np.abs(cpu.weights[key] - gpu.weights[key]).max() for key in cpu.weights) < 1e-2
 
 
 def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch):
