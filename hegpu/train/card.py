@@ -11,6 +11,10 @@ from hegpu.ct.simulate import Pairs
 from hegpu.nets.description import Network
 
 DISCLAIMER = "Research software, not a medical device: not for diagnosis or treatment."
+CLARK = (
+    "- Clark K et al. (2013), The Cancer Imaging Archive (TCIA): Maintaining and Operating a Public Information "
+    "Repository, J Digit Imaging 26(6):1045-1057"
+)
 
 
 def model_card(
@@ -26,7 +30,7 @@ def model_card(
     lines = [
         f"# {net.name}",
         "",
-        f"{len(net.layers)} layers, {max(layer.outputs for layer in net.layers)} channels, {weights:,} weights. {DISCLAIMER}",
+        f"{_size(net)}, {weights:,} weights. {DISCLAIMER}",
         "",
         f"Input planes: {', '.join(net.lifting)} (1 unit = {net.hu_scale:g} HU); border {net.border}; "
         f"{'returns the residual, the client adds the slice' if net.residual else 'returns the slice'}. "
@@ -57,6 +61,12 @@ def model_card(
     return "\n".join([*lines, "## Attribution", "", *_attribution(series), ""])
 
 
+def _size(net: Network) -> str:
+    if len(net.layers) == 1:
+        return f"One {net.layers[0].kernel}x{net.layers[0].kernel} filter"
+    return f"{len(net.layers)} layers, {max(layer.outputs for layer in net.layers)} channels"
+
+
 def _row(pair: Pairs, use: str) -> str:
     c = pair.calibration
     noise = "not measured" if c is None or np.isnan(c.measured_hu) else f"{c.measured_hu:.1f} / {c.simulated_hu:.1f}"
@@ -69,4 +79,5 @@ def _attribution(series: Sequence[Series]) -> list[str]:
     for one in series:
         facts = [one.facts[key] for key in ("citation", "doi", "licence") if key in one.facts]
         rows.append(f"- {one.name}: {'; '.join(facts) or 'no attribution given with the data'}")
-    return rows
+    return ["No image is part of this file. Changes made to the data: clipped to [-1024, 3071] HU, low dose simulated "
+            "where the table says so.", "", *rows, *([CLARK] if any("tcia" in row for row in rows) else [])]  # fmt: skip

@@ -95,7 +95,7 @@ def fit_linear(
         "filter.weight": plane[np.newaxis, np.newaxis].astype(np.float32),
         "filter.bias": np.array([bias], np.float32),
     }
-    return Network(name, (Layer("filter", "conv2d", kernel, 1, 1),), weights, 0.0, HU_SCALE)
+    return Network(name, (Layer("filter", "conv2d", kernel, 1, 1),), weights, 0.0, HU_SCALE, fraction_bits=16)
 
 
 def _round_keeping_sum(values: NDArray[np.float64], sizes: NDArray[np.int_]) -> NDArray[np.float64]:

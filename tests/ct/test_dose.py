@@ -298,7 +298,7 @@ def test_pairs_calibrate_once(cache, monkeypatch) -> None:
 
 @pytest.mark.parametrize("side", [11, 64, 97])
 def test_torch_projects_as_scikit_image_does(side) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     from skimage.transform import iradon, radon
 
     rng = np.random.default_rng(side)
@@ -339,7 +339,8 @@ def test_devices_calibrate_alike() -> None:
 
 
 def test_devices_that_are_missing(monkeypatch) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendError, match="GPU"):
         Scan(WATER, SPACING, device="cuda")
@@ -350,7 +351,8 @@ def test_devices_that_are_missing(monkeypatch) -> None:
 
 
 def test_projector_refuses_what_it_cannot_project() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     for image in (torch.zeros(4, 5), torch.zeros(1, 1), torch.zeros(4, 4, dtype=torch.int32)):
         with pytest.raises(ParameterError):
             projector.project(image, [0.0])
@@ -361,7 +363,6 @@ def test_projector_refuses_what_it_cannot_project() -> None:
 
 @pytest.mark.gpu
 def test_gpu_gives_the_same_slices() -> None:
-    torch = pytest.importorskip("torch")
     body = phantom((160, 160), seed=2)
     first, again, reference = (lower_dose(body, 2.0, 0.1, seed=3, device=device) for device in ("cuda", "cuda", None))
     assert np.array_equal(first, again)
