@@ -10,7 +10,6 @@ from hegpu.nets.fx.build import build
 from hegpu.nets.fx.check import compare
 from hegpu.nets.fx.operations import Reader
 from hegpu.nets.fx.trace import own_copy, trace
-from hegpu.nets.lifting import check_lifting
 
 
 def import_module(
@@ -30,10 +29,10 @@ def import_module(
     and where the imported network and the module differ by more than 1e-5 of the result on a random slice.
     """
     try:
-        check_lifting(name, tuple(lifting))
         own = own_copy(module)
-        reader = Reader(own, trace(own), len(lifting))
-        net = build(reader.drafts, reader.read(), name, hu_offset, hu_scale, tuple(lifting), residual)
+        reader = Reader(own, trace(own), inputs=len(lifting))
+        options = {"hu_offset": hu_offset, "hu_scale": hu_scale, "lifting": lifting, "residual": residual}
+        net = build(reader.drafts, reader.read(), name, **options)
         compare(own, net)
     except ModelError as error:
         raise ModelError(f"import_module {name!r:.80}: {error}") from error

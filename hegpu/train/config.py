@@ -31,7 +31,8 @@ class TrainConfig:
     zero as a cosine. ``range_limit``: pre-activations above it, in network units, are penalised (levelled kinds).
     Gradients are clipped to the norm ``clip``; a step whose loss is not finite, or 20 times the usual, is skipped.
     ``fraction_bits``: weights are rounded to multiples of 2^-fraction_bits at the end, and in the forward pass of the
-    last ``rounded_share`` of the steps. ``metal``: share of patches with a disc of 3071 HU. ``precision`` "mixed" computes
+    last ``rounded_share`` of the steps. ``stress``: share of patches with metal, air or one value,
+    so that ranges hold on them too. ``precision`` "mixed" computes
     in bfloat16 until the last fifth of the steps.
     """
 
@@ -49,7 +50,7 @@ class TrainConfig:
     clip: float = 0.5
     fraction_bits: int | None = 10
     rounded_share: float = 0.1
-    metal: float = 0.03
+    stress: float = 0.1
     precision: str = "float32"
     seed: int = 0
 
@@ -59,7 +60,7 @@ class TrainConfig:
             raise ParameterError(f"TrainConfig: precision {self.precision!r} is unknown; use one of {PRECISIONS}")
         limits = {"steps": (1, 10**7), "batch": (1, 4096), "patch": (16, 1024), "margin": (0, (self.patch - 1) // 2),
                   "peak_lr": (1e-8, 1), "range_limit": (0.01, 1e6), "range_weight": (0, 1e6), "clip": (1e-6, 1e6),
-                  "rounded_share": (0, 1), "metal": (0, 1), "seed": (0, 2**63 - 1)}  # fmt: skip
+                  "rounded_share": (0, 1), "stress": (0, 1), "seed": (0, 2**63 - 1)}  # fmt: skip
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:

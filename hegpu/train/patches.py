@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hegpu.ct.hounsfield import HU_MAX, WINDOWS
+from hegpu.ct.hounsfield import HU_MAX, HU_MIN, WINDOWS
 from hegpu.ct.simulate import Pairs
 from hegpu.errors import ImageError
 from hegpu.train.config import TrainConfig
@@ -17,7 +17,7 @@ F32 = NDArray[np.float32]
 BODY_HU = -900.0
 TRIES = 10
 FLOOR_HU = 5.0
-METAL_WEIGHT = 0.1  # discs of metal are there for the ranges; their edges must not rule the loss
+STRESS_WEIGHT = 0.1  # such patches are there for the ranges; their edges must not rule the loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,23 @@ def slice_weights(low: NDArray[np.int16], full: NDArray[np.int16]) -> F32:
         errors = noisy - clean, np.clip(noisy, *WINDOWS["abdomen"]) - np.clip(clean, *WINDOWS["abdomen"])
         result.append([1 / (float(np.mean(error**2)) + FLOOR_HU**2) for error in errors])
     return np.array(result, np.float32)
+
+
+def _stress(low: F32, full: F32, rng: np.random.Generator) -> tuple[F32, F32]:
+    """The patch with the values that scans hold rarely and ranges must hold always: discs of metal, half planes and
+    whole patches of one value, the patch's noise kept.
+    """
+    size, noise = len(full), low - full
+    y, x = np.ogrid[:size, :size]
+    centre, kind = rng.uniform(0, size, 2), int(rng.integers(3))
+    if kind == 0:
+        where, value = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= rng.uniform(2, size / 3) ** 2, float(HU_MAX)
+    else:
+        angle = rng.uniform(0, 2 * np.pi)
+        where = np.cos(angle) * (y - centre[0]) + np.sin(angle) * (x - centre[1]) > (0 if kind == 1 else -2 * size)
+        value = float(rng.choice([HU_MIN, HU_MAX, rng.uniform(HU_MIN, HU_MAX)]))
+    full = np.where(where, np.float32(value), full)
+    return np.clip(full + noise, HU_MIN, HU_MAX), full
 
 
 class Patches:
@@ -82,11 +99,8 @@ class Patches:
         low = pair.low[dose, z][window].astype(np.float32)
         turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
         weight = self.weights[number][dose, z]
-        if rng.random() < self.config.metal:
-            weight = weight * np.float32(METAL_WEIGHT)
-            y, x = np.ogrid[:size, :size]
-            centre, radius = rng.uniform(0, size, 2), rng.uniform(2, size / 6)
-            disc = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
-            low[disc] = full[disc] = HU_MAX
+        if rng.random() < self.config.stress:
+            low, full = _stress(low, full, rng)
+            weight = weight * np.float32(STRESS_WEIGHT)
         low, full = (np.rot90(image.T if mirror else image, turns).copy() for image in (low, full))
         return low, full, weight

@@ -21,7 +21,7 @@ from hegpu.train.loop import CHECKPOINT, Schedule, learning_rate, train
 from hegpu.train.patches import Patches
 from hegpu.train.ranges import calibrate_ranges, exceeded, hard_slices, with_metal
 
-SMALL = TrainConfig(width=4, depth=4, steps=12, batch=2, patch=32, metal=0.2)
+SMALL = TrainConfig(width=4, depth=4, steps=12, batch=2, patch=32, stress=0.3)
 OFTEN = Schedule(save_every=3, validate_every=4)
 
 
@@ -100,7 +100,7 @@ def test_a_killed_command_goes_on_and_ships_the_same_weights(tmp_path):
 
 
 def test_training_lowers_the_loss(tmp_path):
-    config = dataclasses.replace(SMALL, kind="redcnn", lifting=("hu",), steps=300, width=8, batch=4, metal=0.0)
+    config = dataclasses.replace(SMALL, kind="redcnn", lifting=("hu",), steps=300, width=8, batch=4, stress=0.0)
     _, history = train(config, pairs(), pairs(1, name="h"), tmp_path, schedule=Schedule(1000, 100))
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert history[-1]["loss"] < 1  # better than the low dose
@@ -192,7 +192,7 @@ def test_the_learning_rate_rises_and_falls():
 
 @pytest.mark.parametrize(
     "change", [{"kind": "unet"}, {"depth": 5}, {"steps": 0}, {"patch": 8}, {"precision": "int8"}, {"fraction_bits": 2},
-               {"width": 0}, {"metal": 2}, {"seed": -1}, {"lifting": ("hue",)}]
+               {"width": 0}, {"stress": 2}, {"seed": -1}, {"lifting": ("hue",)}]
 )  # fmt: skip
 def test_bad_choices_are_refused_before_anything_runs(change, tmp_path):
     with pytest.raises((ParameterError, ModelError)):

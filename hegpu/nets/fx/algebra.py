@@ -67,39 +67,39 @@ def is_one(coefficient: Tensor) -> bool:
     return bool((coefficient == 1).all())
 
 
-def as_planes(value: Any, other: Planes) -> Planes:
+def add(input: Any, other: Any) -> Planes:
+    """The sum of planes of one layer, or of planes and a constant."""
+    first, second = _as_planes(input, other), _as_planes(other, input)
+    return _collect(first, second, [*first.terms.items(), *second.terms.items()])
+
+
+def multiply(input: Any, other: Any) -> Planes:
+    """The product of planes of one layer, or of planes and a constant; raises ``ModelError`` above degree 2."""
+    first, second = _as_planes(input, other), _as_planes(other, input)
+    pairs = itertools.product(first.terms.items(), second.terms.items())
+    result = _collect(first, second, [(tuple(sorted(a + b)), factor * by) for (a, factor), (b, by) in pairs])
+    if max(map(len, result.terms)) > 2:
+        raise ModelError("it multiplies three planes; an activation has at most degree 2")
+    return result
+
+
+def _as_planes(value: Any, other: Any) -> Planes:
     """``value``, or a constant of one number or one a channel as planes like ``other``."""
     if isinstance(value, Planes):
         return value
-    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-    if not isinstance(value, (int, float, Tensor)) or shape.count(1) < len(shape) - (other.channels in shape):
-        kind = f"a tensor of shape {shape}" if shape else type(value).__name__
-        raise ModelError(
-            f"its constant is {kind}; use a number or one value a channel, of shape [{other.channels}, 1, 1]"
-        )
-    return Planes({(): torch.as_tensor(value).detach().to(torch.float64).flatten()}, other.channels, other.crop)
+    constant = torch.as_tensor(value).detach().to(torch.float64)
+    if constant.numel() not in (1, other.channels):
+        raise ModelError(f"its constant has shape {tuple(constant.shape)}; use a number or one value a channel")
+    return Planes({(): constant.flatten()}, other.channels, other.crop)
 
 
-def add(first: Planes, second: Planes) -> Planes:
-    """The sum of planes of one layer, or of planes and a constant."""
-    terms = dict(first.terms)
-    for product, factor in second.terms.items():
-        terms[product] = terms.get(product, 0) + factor
-    return _combined(first, second, terms)
-
-
-def multiply(first: Planes, second: Planes) -> Planes:
-    """The product of planes of one layer, or of planes and a constant; raises ``ModelError`` above degree 2."""
-    terms: Terms = {}
-    for (left, factor), (right, other) in itertools.product(first.terms.items(), second.terms.items()):
-        product = tuple(sorted(left + right))
-        terms[product] = terms.get(product, 0) + factor * other
-    if max(map(len, terms)) > 2:
-        raise ModelError("it multiplies three planes; an activation has at most degree 2")
-    return _combined(first, second, terms)
-
-
-def _combined(first: Planes, second: Planes, terms: Terms) -> Planes:
+def _collect(first: Planes, second: Planes, entries: list[tuple[tuple[Atom, ...], Tensor]]) -> Planes:
+    """The sum of ``entries``, made of two operands."""
+    if len({atom.layer for atom in first.atoms | second.atoms}) > 1:
+        raise ModelError("it multiplies planes of different layers; supported are u * (1 + v) and b * x + a * x * x")
     if (first.channels, first.crop) != (second.channels, second.crop):
         raise ModelError("its operands differ in channels or crop; crop after the activation")
+    terms: Terms = {}
+    for product, factor in entries:
+        terms[product] = terms.get(product, 0) + factor
     return Planes(terms, first.channels, first.crop)

@@ -1,6 +1,8 @@
-"""The network of the layers that were read: their order, border rule and weights."""
+"""The layers that were read as a network's: their order, weights and border rule."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,52 +11,46 @@ from torch import nn
 
 from hegpu.errors import ModelError
 from hegpu.nets.description import Layer, Network
-from hegpu.nets.fx.algebra import Planes
+from hegpu.nets.fx.algebra import Atom, Planes
 from hegpu.nets.fx.drafts import Draft, Drafts
 
 
-def build(
-    drafts: Drafts,
-    result: Planes,
-    name: str,
-    hu_offset: float,
-    hu_scale: float,
-    lifting: tuple[str, ...],
-    residual: bool,
-) -> Network:
-    """The checked network whose last output is ``result``."""
+def build(drafts: Drafts, result: Planes, name: str, **options: Any) -> Network:
+    """The checked network whose last output is ``result``; ``options`` are further fields of :class:`Network`."""
     layers: list[Layer] = []
     weights: dict[str, NDArray[np.float32]] = {}
-    for draft in _order(drafts, drafts.settle(result).layer):
-        layers.append(_layer(drafts, draft))
-        weights |= _weights(draft, layers[-1])
-    border = _border(drafts, result)
-    net = Network(name, tuple(layers), weights, hu_offset, hu_scale, border, lifting=lifting, residual=residual)
-    if border == "replicate" and net.radius != drafts.pad:
-        raise ModelError(
-            f"{drafts.layers[0].name!r}: its input is padded by {drafts.pad}, but the network sees {net.radius} pixels "
-            "far; pad by just that"
+    for draft in _order(drafts, drafts.settle(result)):
+        conv, planes = draft.conv, 2 if draft.activation == "gate" else 1
+        transposed, outputs = isinstance(conv, nn.ConvTranspose2d), conv.out_channels // planes
+        op, source = "conv_transpose2d" if transposed else "conv2d", drafts.title(draft.source.layer)
+        skip = None if draft.skip is None else drafts.title(draft.skip.layer)
+        layers.append(
+            Layer(draft.name, op, conv.kernel_size[0], conv.in_channels, outputs, source, skip, draft.activation)
         )
+        weight, bias = conv.weight, torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
+        if draft.swapped:
+            weight, bias = weight.roll(outputs, int(transposed)), bias.roll(outputs)
+        for part, array in {"weight": weight, "bias": bias, **draft.coefficients}.items():
+            weights[f"{draft.name}.{part}"] = array.detach().to(torch.float32).numpy()
+    net = Network(name, tuple(layers), weights, border=_border(drafts, result), **options)
+    if drafts.pad not in (0, net.radius):
+        first, amounts = drafts.title(0), f"by {drafts.pad}, but the network sees {net.radius} pixels far"
+        raise ModelError(f"{first!r}: its input is padded {amounts}; pad by just that")
     return net
 
 
-def _order(drafts: Drafts, last: int) -> list[Draft]:
+def _order(drafts: Drafts, result: Atom) -> list[Draft]:
     """The drafts, each after the outputs it uses, in the order of the module where that leaves a choice."""
-    needs: list[set[int]] = []
-    for draft in drafts.layers:
-        needs.append(set())
-        for atom in (draft.source, draft.skip):
-            if atom is None or atom.layer < 0:
-                continue
-            used = drafts.layers[atom.layer]
-            if used.current != atom:
-                raise ModelError(
-                    f"{draft.name!r}: it uses layer {used.name!r} before an addition or activation that follows "
-                    "elsewhere; a layer passes on only what comes last (call the convolution twice to use it twice)"
-                )
-            needs[-1].add(atom.layer)
-    idle = set(range(len(needs))) - {last}.union(*needs)
-    if idle:
+    uses = [{atom for atom in (d.source, d.skip) if atom is not None and atom.layer >= 0} for d in drafts.layers]
+    users = [*(repr(draft.name) for draft in drafts.layers), "the module's result"]
+    for user, atoms in zip(users, [*uses, {result}], strict=True):
+        if early := [drafts.title(atom.layer) for atom in atoms if drafts.layers[atom.layer].current != atom]:
+            raise ModelError(
+                f"{user}: it uses layer {early[0]!r} before an addition or activation that follows elsewhere; a layer "
+                "passes on only what comes last (call the convolution twice to use it twice)"
+            )
+    needs = [{atom.layer for atom in atoms} for atoms in uses]
+    if idle := set(range(len(needs))) - {result.layer}.union(*needs):
         raise ModelError(
             f"{drafts.title(min(idle))!r}: nothing uses its output; remove it (after y += z, another name of the old y "
             "does not see the sum)"
@@ -67,14 +63,12 @@ def _order(drafts: Drafts, last: int) -> list[Draft]:
 
 def _border(drafts: Drafts, result: Planes) -> str:
     last, excess = drafts.title(result.layer), drafts.excess(result)
-    padded = [draft for draft in drafts.layers if draft.padding]
-    bare = [draft for draft in drafts.layers if not draft.padding and draft.conv.kernel_size != (1, 1)]
+    padded = [draft.name for draft in drafts.layers if draft.padding]
+    bare = [draft.name for draft in drafts.layers if not draft.padding and draft.conv.kernel_size != (1, 1)]
     if padded and drafts.pad:
-        raise ModelError(f"{padded[0].name!r}: it pads, and the input is padded too; use one of the two")
+        raise ModelError(f"{padded[0]!r}: it pads, and the input is padded too; use one of the two")
     if padded and bare:
-        raise ModelError(
-            f"{bare[0].name!r}: padding 0 differs from that of {padded[0].name!r}; pad all by kernel // 2, or none"
-        )
+        raise ModelError(f"{bare[0]!r}: padding 0 differs from that of {padded[0]!r}; pad all by kernel // 2, or none")
     if excess:
         raise ModelError(
             f"{last!r}: the module's result is {abs(excess)} pixels a side {'larger' if excess > 0 else 'smaller'} than "
@@ -85,28 +79,3 @@ def _border(drafts: Drafts, result: Planes) -> str:
     if result.crop:
         raise ModelError(f"{last!r}: its result is cropped, but the input is not padded; use ReplicationPad2d")
     return "unpadded" if bare else "zero"
-
-
-def _layer(drafts: Drafts, draft: Draft) -> Layer:
-    conv = draft.conv
-    return Layer(
-        draft.name,
-        "conv_transpose2d" if isinstance(conv, nn.ConvTranspose2d) else "conv2d",
-        conv.kernel_size[0],
-        conv.in_channels,
-        conv.out_channels // (2 if draft.activation == "gate" else 1),
-        drafts.title(draft.source.layer),
-        None if draft.skip is None else drafts.title(draft.skip.layer),
-        draft.activation,
-    )
-
-
-def _weights(draft: Draft, layer: Layer) -> dict[str, NDArray[np.float32]]:
-    """The arrays of one layer, the planes of ``u`` first where it is a gate."""
-    conv = draft.conv
-    weight, bias = conv.weight, torch.zeros(conv.out_channels) if conv.bias is None else conv.bias
-    if draft.swapped:
-        weight = weight.roll(layer.outputs, 0 if layer.op == "conv2d" else 1)
-        bias = bias.roll(layer.outputs)
-    arrays = {"weight": weight, "bias": bias, **draft.coefficients}
-    return {f"{layer.name}.{part}": array.detach().to(torch.float32).numpy() for part, array in arrays.items()}

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from hegpu.errors import ModelError
-from hegpu.nets.fx import algebra
-from hegpu.nets.fx.algebra import Atom, Planes, as_planes
+from hegpu.nets.fx.algebra import Atom, Planes, add, multiply
 from hegpu.nets.fx.drafts import Drafts
 from hegpu.nets.fx.trace import label
 
 SUPPORTED = (
-    "Conv2d and ConvTranspose2d with an odd square kernel and stride 1, ReLU, the addition of an earlier output to a "
-    "convolution, the gate u * (1 + v), the quadratic b * x + a * x * x, a replicate padding of the input, central "
-    "crops, Identity and Dropout"
+    "odd square Conv2d and ConvTranspose2d of stride 1, ReLU, adding an earlier output to a convolution, the gate "
+    "u * (1 + v), b * x + a * x * x, a replicate padding of the input, central crops, Identity and Dropout"
 )
 _EDGE = 4096
-_VIEWS = ("chunk", "split", "getitem")
 
 
 class Reader(fx.Interpreter):
@@ -31,10 +30,12 @@ class Reader(fx.Interpreter):
         super().__init__(module, graph=graph)
         self.drafts, self.inputs = Drafts(), inputs
         self.operations: dict[str, Callable[..., Any]] = {
-            "add": self._add, "mul": self._mul, "multiply": self._mul, "pow": self._pow,
-            "square": lambda input: self._mul(input, input), "relu": self._relu, "pad": self._pad,
+            "add": self._add, "mul": multiply, "multiply": multiply, "pow": _pow,
+            "square": lambda input: multiply(input, input), "relu": self._relu, "pad": self._pad,
             "dropout": _dropout, "dropout2d": _dropout, "clone": dataclasses.replace,
-            "contiguous": _keep, "detach": _keep,
+            "contiguous": lambda input: input, "detach": lambda input: input,
+            "chunk": partial(self._view, Tensor.chunk), "split": partial(self._view, Tensor.split),
+            "getitem": partial(self._view, operator.getitem),
         }  # fmt: skip
 
     def read(self) -> Planes:
@@ -65,11 +66,9 @@ class Reader(fx.Interpreter):
         else:
             name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
             inplace = name.endswith("_") or kwargs.get("inplace", False)
-            if name in _VIEWS:
-                return self._view(n.target, *args, **kwargs)
-            if name.removesuffix("_") not in self.operations:
+            if (kind := name.removesuffix("_")) not in self.operations:
                 raise ModelError(f"it is not supported; supported are {SUPPORTED}")
-            result = self.operations[name.removesuffix("_")](*args, **kwargs)
+            result = self.operations[kind](*args, **kwargs)
         if inplace:
             args[0].become(result)
             return args[0]
@@ -96,24 +95,9 @@ class Reader(fx.Interpreter):
     # Functions and methods. Their parameters are named as torch names them.
 
     def _add(self, input: Any, other: Any) -> Planes:
-        first, second = as_planes(input, other), as_planes(other, input)
-        if first.atoms and second.atoms and first.layer != second.layer:
-            return self.drafts.skip(first, second)
-        return algebra.add(first, second)
-
-    def _mul(self, input: Any, other: Any) -> Planes:
-        first, second = as_planes(input, other), as_planes(other, input)
-        if first.atoms and second.atoms and first.layer != second.layer:
-            raise ModelError(
-                "it multiplies planes of different layers; supported products are the gate u * (1 + v) of one "
-                "convolution and the quadratic b * x + a * x * x"
-            )
-        return algebra.multiply(first, second)
-
-    def _pow(self, input: Any, exponent: Any) -> Planes:
-        if exponent != 2:
-            raise ModelError(f"the exponent {exponent!r:.80} is not supported; use 2")
-        return self._mul(input, input)
+        if isinstance(input, Planes) and isinstance(other, Planes) and input.layer != other.layer:
+            return self.drafts.skip(input, other)
+        return add(input, other)
 
     def _relu(self, input: Planes, inplace: bool = False) -> Planes:
         return self.drafts.relu(input)
@@ -128,34 +112,35 @@ class Reader(fx.Interpreter):
         return Planes.of(Atom(-1), input.channels, -pad[0])
 
     def _view(self, view: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """What ``chunk``, ``split`` or an index takes, found from the strides of a tensor without memory."""
+        """What a view takes, found by taking it of a tensor without memory."""
         if isinstance(input, tuple):
             return view(input, *args)
         whole = torch.empty(1, input.channels, _EDGE, _EDGE, device="meta")
-        taken = getattr(whole, view)(*args, **kwargs) if isinstance(view, str) else view(whole, *args, **kwargs)
+        taken = view(whole, *args, **kwargs)
         if isinstance(taken, Tensor):
             return self._part(input, whole, taken)
         return tuple(self._part(input, whole, part) for part in taken)
 
     def _part(self, planes: Planes, whole: Tensor, part: Tensor) -> Planes:
         """``planes``, cropped or halved as ``part`` is a view of ``whole``."""
-        channel, pixel = divmod(part.storage_offset(), _EDGE * _EDGE)
+        channel, pixel = divmod(int(part.storage_offset()), _EDGE * _EDGE)
         crop, size = pixel // _EDGE, _EDGE - 2 * (pixel // _EDGE)
         if part.stride() == whole.stride() and pixel == crop * (_EDGE + 1) and part.shape[2:] == (size, size):
             if part.shape[1] == planes.channels:
                 return Planes(planes.terms, planes.channels, planes.crop + crop)
             if not crop and 2 * part.shape[1] == planes.channels and channel in (0, part.shape[1]):
                 return self.drafts.half(planes, channel // part.shape[1])
-        raise ModelError(
-            f"it takes neither a central crop [:, :, c:-c, c:-c] by a constant c nor one half of {planes.channels} channels"
-        )
+        allowed = f"a central crop [:, :, c:-c, c:-c] by a constant c, nor one half of {planes.channels} channels"
+        raise ModelError(f"it takes neither {allowed}")
+
+
+def _pow(input: Any, exponent: Any) -> Planes:
+    if exponent != 2:
+        raise ModelError(f"the exponent {exponent!r:.80} is not supported; use 2")
+    return multiply(input, input)
 
 
 def _dropout(input: Planes, p: float = 0.5, training: bool = True, inplace: bool = False) -> Planes:
     if training:
         raise ModelError("it drops values in evaluation too; pass training=self.training")
-    return input
-
-
-def _keep(input: Planes) -> Planes:
     return input

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
 from torch import fx, nn
 
@@ -20,37 +18,21 @@ def own_copy(module: nn.Module) -> nn.Module:
     try:
         own = copy.deepcopy(module).cpu().double().eval()
     except Exception as error:
-        raise ModelError(
-            f"{type(module).__name__} cannot be copied ({str(error)[:200]}); give a plain module whose parameters are "
-            "leaves"
-        ) from error
+        title, why = type(module).__name__, str(error)[:200]
+        raise ModelError(f"{title} cannot be copied ({why}); give a plain module of leaf parameters") from error
     return nn.Sequential(own) if fx.Tracer().is_leaf_module(own, "") else own
-
-
-class _Tracer(fx.Tracer):
-    """Remembers the module whose code cannot be traced."""
-
-    failed = ""
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed = self.failed or self.path_of_module(m)
-            raise
 
 
 def trace(module: nn.Module) -> fx.Graph:
     """The graph of ``module``; raises ``ModelError`` that names the part whose code depends on the data."""
-    tracer = _Tracer()
+    tracer = fx.Tracer()
     try:
         return tracer.trace(module)
     except Exception as error:
+        where = [type(module).__name__, *tracer.module_stack][-1]
         raise ModelError(
-            f"{tracer.failed or type(module).__name__!r}: torch.fx cannot trace its forward ({str(error)[:200]}); write "
-            "it without branches and loops that depend on the data"
+            f"{where!r}: torch.fx cannot trace its forward ({str(error)[:200]}); write it without branches and loops "
+            "that depend on the data"
         ) from error
 
 
