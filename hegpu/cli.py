@@ -194,6 +194,7 @@ def evaluate(
     from hegpu.extras import require
 
     require("pandas", "pywt", extra="train")
+    from hegpu.fidelity.evaluate import spread
     from hegpu.fidelity.run import evaluate_to_folder
 
     result = evaluate_to_folder(
@@ -201,8 +202,8 @@ def evaluate(
     )
     for region, title in (("window", "window [-160, 240] HU"), ("full", "full range [-1024, 3071] HU")):
         rows = [
-            (f"{r.dose:.0%}", r.model, f"{r.psnr_db:.2f} ± {r.psnr_sd:.2f}", f"{r.gain_db:+.2f}", f"{r.ssim:.4f} ± {r.ssim_sd:.4f}",
-             f"{r.rmse_hu:.2f} ± {r.rmse_sd:.2f}")
+            (f"{r.dose:.0%}", r.model, spread(r.psnr_db, r.psnr_sd, 2), f"{r.gain_db:+.2f}", spread(r.ssim, r.ssim_sd, 4),
+             spread(r.rmse_hu, r.rmse_sd, 2))
             for r in result.summary(region).itertuples()
         ]  # fmt: skip
         _table(

@@ -126,6 +126,11 @@ def _tissue_error(result: F64, full: F64, size: int = 32, most: int = 8) -> list
     return [(result - full)[y : y + size, x : x + size] for fraction, y, x in best if fraction > 0.5]
 
 
+def spread(mean: float, deviation: float, digits: int) -> str:
+    """``mean ± deviation``; the mean alone for a single slice, which has no deviation."""
+    return f"{mean:.{digits}f}" + ("" if np.isnan(deviation) else f" ± {deviation:.{digits}f}")
+
+
 def markdown(evaluation: Evaluation) -> str:
     """The table of the window and the full range, mean and standard deviation over slices, as Markdown."""
     head = (
@@ -139,8 +144,8 @@ def markdown(evaluation: Evaluation) -> str:
         cells = [f"{key[0]:.0%}", str(key[1])]
         for region in ("window", "full"):
             row = tables[region].loc[key]
-            cells += [f"{row.psnr_db:.2f} ± {row.psnr_sd:.2f}", f"{row.gain_db:+.2f}", f"{row.ssim:.4f}",
-                      f"{row.rmse_hu:.2f} ± {row.rmse_sd:.2f}"]  # fmt: skip
+            cells += [spread(row.psnr_db, row.psnr_sd, 2), f"{row.gain_db:+.2f}", f"{row.ssim:.4f}",
+                      spread(row.rmse_hu, row.rmse_sd, 2)]  # fmt: skip
         cells.append(" / ".join(f"{tables[f'{region}_inner'].loc[key].gain_db:+.2f}" for region in ("window", "full")))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -35,7 +35,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def gains(evaluation: Evaluation, path: Path) -> None:
-    """PSNR gained over the low dose, by dose and model: mean over slices, bars of one standard deviation of it."""
+    """PSNR gained over the low dose, by dose and model, mean over slices."""
     figure = _figure(11, 4.6)
     for axis, region, title in zip(
         figure.subplots(1, 2), ("window", "full"), ("window [-160, 240] HU", "full range"), strict=True

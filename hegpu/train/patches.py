@@ -44,7 +44,7 @@ def slice_weights(low: NDArray[np.int16], full: NDArray[np.int16]) -> F32:
 
 def _stress(low: F32, full: F32, rng: np.random.Generator) -> tuple[F32, F32]:
     """The patch with the values that scans hold rarely and ranges must hold always: discs of metal, half planes and
-    whole patches of one value, the patch's noise kept.
+    whole patches of one value, the sharpest edges among them; the patch's noise is kept.
     """
     size, noise = len(full), low - full
     y, x = np.ogrid[:size, :size]
@@ -55,6 +55,8 @@ def _stress(low: F32, full: F32, rng: np.random.Generator) -> tuple[F32, F32]:
         angle = rng.uniform(0, 2 * np.pi)
         where = np.cos(angle) * (y - centre[0]) + np.sin(angle) * (x - centre[1]) > (0 if kind == 1 else -2 * size)
         value = float(rng.choice([HU_MIN, HU_MAX, rng.uniform(HU_MIN, HU_MAX)]))
+        if rng.integers(2):
+            full = np.full_like(full, rng.choice([HU_MIN, HU_MAX]))
     full = np.where(where, np.float32(value), full)
     return np.clip(full + noise, HU_MIN, HU_MAX), full
 

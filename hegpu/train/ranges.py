@@ -43,7 +43,7 @@ def with_metal(hu: F64, seed: int) -> F64:
     return result
 
 
-def hard_slices(pairs: Sequence[Pairs], per_series: int = 2) -> Iterator[F64]:
+def hard_slices(pairs: Sequence[Pairs], per_series: int = 1) -> Iterator[F64]:
     """What tests a range: the lowest dose of every series, with and without metal, pure air, and slices of pure 3071 HU and of both."""
     shape = pairs[0].full.shape[1:]
     for pair in pairs:
