@@ -44,7 +44,7 @@ def with_metal(hu: F64, seed: int) -> F64:
 
 
 def hard_slices(pairs: Sequence[Pairs], per_series: int = 1) -> Iterator[F64]:
-    """What tests a range: the lowest dose of every series, with and without metal, pure air, and slices of pure 3071 HU and of both."""
+    """What tests a range: the lowest dose of every series, with and without metal, pure air and pure metal."""
     shape = pairs[0].full.shape[1:]
     for pair in pairs:
         lowest = int(np.argmin(pair.doses))
@@ -53,9 +53,6 @@ def hard_slices(pairs: Sequence[Pairs], per_series: int = 1) -> Iterator[F64]:
             yield with_metal(low, int(z))
     yield np.full(shape, float(HU_MIN))
     yield np.full(shape, float(HU_MAX))
-    half = np.full(shape, float(HU_MIN))
-    half[:, shape[1] // 2 :] = HU_MAX
-    yield half
 
 
 def calibrate_ranges(net: Network, pairs: Sequence[Pairs], margin: float = MARGIN) -> Network:
