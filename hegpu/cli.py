@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from hegpu.errors import HegpuError
+from hegpu.errors import HegpuError, ParameterError
 
 app = typer.Typer(
     help="Denoise low-dose CT slices while they stay encrypted. Research software, not a medical device.",
@@ -129,6 +130,7 @@ def demo(
     epilog="Example: hegpu train --data ct_train.npz --held crlm_1006 --kind redcnn-gate --width 16 --out runs/gate-16"
 )
 def train(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="folder for the network, its card, the curves and the checkpoint")],
     data: Annotated[
         Path | None, typer.Option(help="an .npz, NIfTI files or a DICOM folder (docs/data.md); default phantoms")
@@ -148,6 +150,8 @@ def train(
     start: Annotated[str | None, typer.Option("--from", help="a network to start from, widened if narrower")] = None,
     name: Annotated[str | None, typer.Option(help="the network's name; default KIND-WIDTH")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    every: Annotated[int, typer.Option(help="evaluate for the card on every N-th slice")] = 4,
+    i0: Annotated[float | None, typer.Option(help="photons a ray at full dose; default calibrated")] = None,
 ) -> None:
     """Train a denoiser. A run that was stopped goes on from its checkpoint when called again."""
     from hegpu.extras import require
@@ -159,7 +163,13 @@ def train(
 
     console = Console(stderr=True)
     if kind == "linear":
-        net = fit_to_file(out, console, data=data, held=held, name=name or "linear")
+        used = {"out", "data", "held", "kind", "name", "i0"}
+        given = [key for key in context.params if str(context.get_parameter_source(key)).endswith("COMMANDLINE")]
+        if unused := sorted(set(given) - used):
+            raise ParameterError(
+                f"train: --kind linear is fitted in closed form and has no {', '.join(unused)}; leave them out"
+            )
+        net = fit_to_file(out, console, data=data, held=held, name=name or "linear", i0=i0)
         print(f"{out / (net.name + '.safetensors')} and its card {net.name}.md")
         return
     config = TrainConfig(
@@ -175,7 +185,9 @@ def train(
         seed=seed,
     )
     begin = load_network(start) if start else None
-    net = train_to_file(config, out, console, data=data, held=held, start=begin, name=name, device=device)
+    net = train_to_file(
+        config, out, console, data=data, held=held, start=begin, name=name, device=device, every=every, i0=i0
+    )
     print(f"{out / (net.name + '.safetensors')}, its card {net.name}.md and curves.png")
 
 
@@ -188,6 +200,7 @@ def evaluate(
     ] = None,
     held: Annotated[list[str], typer.Option(help="a patient or series to evaluate on; default all")] = [],  # noqa: B006
     every: Annotated[int, typer.Option(help="take every N-th slice")] = 1,
+    i0: Annotated[float | None, typer.Option(help="photons a ray at full dose; default calibrated")] = None,
     baselines: Annotated[bool, typer.Option(help="with the classical denoisers of scikit-image")] = True,
 ) -> None:
     """Fidelity of networks against the normal dose, beside classical denoisers, at 25, 10 and 5 % dose."""
@@ -198,7 +211,7 @@ def evaluate(
     from hegpu.fidelity.run import evaluate_to_folder
 
     result = evaluate_to_folder(
-        models, out, Console(stderr=True), data=data, held=held, every=every, baselines=baselines
+        models, out, Console(stderr=True), data=data, held=held, every=every, i0=i0, baselines=baselines
     )
     for region, title in (("window", "window [-160, 240] HU"), ("full", "full range [-1024, 3071] HU")):
         rows = [
@@ -235,11 +248,11 @@ def _checkout(module: str, arguments: list[str]) -> None:
 
 
 def _table(title: str, columns: list[str], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
@@ -249,4 +262,10 @@ def main() -> None:
         app()
     except HegpuError as error:
         print(f"hegpu: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        print(
+            f"hegpu: {error.filename or 'a file'}: {error.strerror or error}; choose another path or free it",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None

@@ -10,6 +10,8 @@ from hegpu.errors import FormatError
 from hegpu.nets.description import Network
 from hegpu.nets.file import load_network, shipped_names
 
+MAX_BYTES = 4 << 30
+
 
 def describe(path: Path) -> list[tuple[str, str]]:
     """Rows (field, value) for an encrypted slice or result, a keys folder, or a network (a file or a shipped name).
@@ -17,11 +19,13 @@ def describe(path: Path) -> list[tuple[str, str]]:
     Errors: :class:`FormatError`, :class:`ModelError`.
     """
     if path.suffix == ".safetensors" or str(path) in shipped_names():
-        return _network(load_network(path))
+        return _network(load_network(str(path)))
     if path.is_dir():
         keys = api.load_keys(path)
         return [("kind", "keys"), ("fingerprint", api.key_fingerprint(keys)), *_parameters(keys.params)]
     try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise FormatError(f"info: {path} is no file of at most {MAX_BYTES >> 30} GiB; check the path")
         data = path.read_bytes()
     except OSError as cause:
         raise FormatError(f"info: cannot read {path} ({cause.strerror}); check the path") from cause
@@ -39,7 +43,7 @@ def _network(net: Network) -> list[tuple[str, str]]:
         ("weights", f"{sum(array.size for array in net.weights.values()):,}"),
         ("weight steps", "float32" if net.fraction_bits is None else f"multiples of 2^-{net.fraction_bits}"),
         ("input planes", ", ".join(net.lifting)),
-        ("network unit", f"{net.hu_scale:g} HU, zero at {net.hu_offset:g} HU"),
+        ("unit of the result", f"{net.hu_scale:g} HU, zero at {net.hu_offset:g} HU"),
         ("border", net.border + (f", phases {net.phases[0]}x{net.phases[1]}" if net.phases else "")),
         ("returns", "the residual, the client adds the slice" if net.residual else "the slice"),
         ("range margin", f"{net.margin:g}" if net.ranges else "not calibrated"),

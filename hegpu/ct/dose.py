@@ -44,8 +44,9 @@ class Scan:
             raise ParameterError(f"Scan: the kernel {kernel!r} is unknown; use one of {', '.join(KERNELS)}")
         self.kernel, self.device, self.mu = kernel, device, MU_WATER_PER_MM * pixel_spacing_mm
         side = max(self.image.shape)
+        self.place = tuple(slice((side - own) // 2, (side - own) // 2 + own) for own in self.image.shape)
         square = np.full((side, side), -1000.0)
-        square[: self.image.shape[0], : self.image.shape[1]] = self.image
+        square[self.place] = self.image
         y, x = np.mgrid[0:side, 0:side] - (side - 1) / 2
         # The corners outside the inscribed circle are air to the scanner; projection needs them to be zero.
         attenuation = np.where(np.hypot(x, y) <= side / 2 - 1, np.maximum(square / 1000 + 1, 0) * self.mu, 0)
@@ -62,8 +63,7 @@ class Scan:
 
     def reconstruct(self, error: F64) -> F64:
         """The change in HU ``[H, W]`` that an error of the line integrals ``[bins, views]`` makes."""
-        rows, columns = self.image.shape
-        return np.asarray(self._backproject(error)[:rows, :columns] * (1000 / self.mu), np.float64)
+        return np.asarray(self._backproject(error)[self.place] * (1000 / self.mu), np.float64)
 
     def _backproject(self, sinogram: F64) -> F64:
         side = max(self.image.shape)

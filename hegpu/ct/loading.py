@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def low_dose_pairs(
         task = progress.add_task("simulating low dose")
         for one in series:
             progress.update(task, description=f"simulating {one.name}", completed=0, total=len(one.hu))
-            pair = pairs_of(one, doses, i0=i0, seed=seed,
+            pair = pairs_of(one, doses, i0=i0, seed=seed, workers=os.cpu_count() or 1,
                             progress=lambda _, done, total: progress.update(task, completed=done, total=total))  # fmt: skip
             progress.update(task, completed=len(one.hu), total=len(one.hu))
             if pair.calibration and i0 is None:

@@ -43,7 +43,7 @@ def uniform_tissue(slices: Sequence[Any]) -> tuple[float, list[npt.NDArray[np.bo
     if values.size < 500:
         raise ImageError(
             f"uniform_tissue: {values.size} pixels of soft tissue ({TISSUE_HU[0]:.0f} to {TISSUE_HU[1]:.0f} HU); the "
-            "noise cannot be measured, give I0 yourself"
+            "noise cannot be measured; give the photon count I0 (--i0)"
         )
     counts, edges = np.histogram(values, bins=200, range=(0.0, float(np.percentile(values, 90)) + 1e-6))
     smooth = np.convolve(counts, np.hanning(13), mode="same")
@@ -74,7 +74,8 @@ def calibrate(
 ) -> Calibration:
     """The I0 at which simulated full-dose noise equals the noise in uniform tissue of these slices ``[y, x]``.
 
-    Two to four slices of a series are enough. Raises ``ImageError`` where there is too little soft tissue.
+    Two to four slices of a series are enough. Raises ``ImageError`` where there is too little soft
+    tissue, or where no photon count explains its noise.
     """
     measured, pixels = uniform_tissue(slices)
     scans = [Scan(hu, pixel_spacing_mm, kernel, device) for hu in slices]
@@ -91,6 +92,11 @@ def calibrate(
             break
         i0 = float(np.clip(i0 * (noise / measured) ** 2, 1e3, 1e9))
         noise = simulated(i0)
+    if abs(noise / measured - 1) > 0.1:
+        raise ImageError(
+            f"calibrate: no I0 from 1e3 to 1e9 explains {measured:.1f} HU of noise in uniform tissue ({noise:.1f} HU at "
+            f"I0 = {i0:.3g}); give the photon count I0 (--i0)"
+        )
     return Calibration(i0, measured, noise)
 
 

@@ -61,14 +61,15 @@ def pairs_of(
     i0: float | None = None,
     kernel: str = KERNEL,
     seed: int = 0,
-    workers: int | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
     device: str | None = None,
 ) -> Pairs:
     """The low-dose slices of one series: its own where it is paired, simulated ones otherwise.
 
     ``i0``: photons a ray at full dose; None calibrates it to the noise in uniform tissue. Simulated slices come from
-    the cache when the same slice, spacing, I0, kernel, doses and seed were simulated before. ``device`` is that of
+    the cache when the same slice, spacing, I0, kernel, doses and seed were simulated before. ``workers`` processes
+    share the work (more than one needs a script with a ``__main__`` guard). ``device`` is that of
     :class:`hegpu.ct.dose.Scan`; with one, this process simulates alone. Raises ``ImageError`` where calibration finds
     no soft tissue.
     """
@@ -79,13 +80,18 @@ def pairs_of(
         return Pairs(series.name, series.patient, full, to_hu16(series.low)[np.newaxis], (series.dose,),
                      series.spacing_mm[0], None)  # fmt: skip
     spacing = series.spacing_mm[0]
+    if abs(series.spacing_mm[1] / spacing - 1) > 0.01:
+        raise ImageError(
+            f"pairs_of {series.name}: pixels of {series.spacing_mm[0]} x {series.spacing_mm[1]} mm; the simulation needs "
+            "square ones, resample the series"
+        )
     if i0 is None:
-        calibration = _calibration(full, spacing, kernel, device)
+        calibration = _calibration(series.name, full, spacing, kernel, device)
     else:
         calibration = Calibration(i0, float("nan"), float("nan"))
     jobs = [(plane, spacing, tuple(doses), calibration.i0, kernel, seed) for plane in full]
     missing = [job for job in jobs if not (cache_folder() / f"{_key(*job)}.npy").is_file()]
-    count = workers or os.cpu_count() or 1
+    count = workers
     if count == 1 or device is not None or len(missing) < 2:
         for done, job in enumerate(missing):
             _simulate(job, device)
@@ -131,16 +137,21 @@ def _stored(path: Path, shape: tuple[int, ...]) -> I16 | None:
         return None
 
 
-def _calibration(full: I16, spacing: float, kernel: str, device: str | None) -> Calibration:
+def _calibration(name: str, full: I16, spacing: float, kernel: str, device: str | None) -> Calibration:
     digest = hashlib.blake2b(f"{VERSION} {spacing} {kernel} {full.shape}".encode() + full.tobytes(), digest_size=16)
     path = cache_folder() / f"{digest.hexdigest()}.json"
     try:
         stored = json.loads(path.read_text())
-        return Calibration(float(stored["i0"]), float(stored["measured_hu"]), float(stored["simulated_hu"]))
+        found = Calibration(float(stored["i0"]), float(stored["measured_hu"]), float(stored["simulated_hu"]))
+        if 1 < found.i0 < 1e12:
+            return found
     except (OSError, ValueError, KeyError, TypeError):
         pass
     chosen = np.linspace(0, len(full) - 1, min(len(full), CALIBRATION_SLICES) + 2).round().astype(int)[1:-1]
-    result = calibrate([full[z] for z in sorted(set(chosen))], spacing, kernel=kernel, device=device)
+    try:
+        result = calibrate([full[z] for z in sorted(set(chosen))], spacing, kernel=kernel, device=device)
+    except ImageError as cause:
+        raise ImageError(f"pairs_of {name}: {cause}") from cause
     rounded = Calibration(float(f"{result.i0:.3g}"), result.measured_hu, result.simulated_hu)
     write_atomic(path, json.dumps(vars(rounded)).encode())
     return rounded

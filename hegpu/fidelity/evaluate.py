@@ -37,7 +37,7 @@ def denoiser(net: Network) -> Denoiser:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """``table``: one row a (model, dose, series, slice, region) with ``psnr_db``, ``ssim``, ``rmse_hu``; ``spectra``: mm^-1 and HU^2 mm^2 by model at the highest dose; ``examples``: one slice by model, its lowest dose."""
+    """``table``: one row a (model, dose, series, slice, region) with ``psnr_db``, ``ssim``, ``rmse_hu``; ``spectra``: mm^-1 and HU^2 mm^2 by model, of the first series at its highest dose; ``examples``: one slice by model, its lowest dose."""
 
     table: pd.DataFrame
     spectra: Mapping[str, tuple[F64, F64]]
@@ -53,7 +53,7 @@ class Evaluation:
         result = grouped.agg(
             psnr_db=("psnr_db", "mean"), psnr_sd=("psnr_db", "std"), gain_db=("gain_db", "mean"),
             ssim=("ssim", "mean"), ssim_sd=("ssim", "std"), rmse_hu=("rmse_hu", "mean"), rmse_sd=("rmse_hu", "std"),
-            slices=("rmse_hu", "size"),
+            slices=("rmse_hu", "count"),
         )  # fmt: skip
         return result.reset_index().sort_values(["dose", "psnr_db"], ascending=[False, True])
 
@@ -88,7 +88,7 @@ def evaluate(
             rows.extend({**facts, "region": region, **_metrics(result, full, region)} for region in REGIONS)
             if middle and d == int(np.argmin(pair.doses)):
                 examples[name] = result
-            if d == int(np.argmax(pair.doses)):
+            if pair is pairs[0] and d == int(np.argmax(pair.doses)):
                 spectra_fields.setdefault(name, []).extend(_tissue_error(result, full))
         if progress:
             progress(pair.name, done + 1, len(jobs))
@@ -137,11 +137,11 @@ def markdown(evaluation: Evaluation) -> str:
         "Mean ± standard deviation over slices; clipped to the window [-160, 240] HU (data range 400) or to the full "
         "range [-1024, 3071]; Gaussian SSIM 11x11, sigma 1.5."
     )
-    columns = "| dose | model | PSNR window [dB] | gain | SSIM | RMSE [HU] | PSNR full [dB] | gain | SSIM | RMSE [HU] | gain without the outer 20 pixels, window / full |"
-    lines = [head, "", columns, "|" + "---|" * 11]
+    columns = "| dose | model | slices | PSNR window [dB] | gain | SSIM | RMSE [HU] | PSNR full [dB] | gain | SSIM | RMSE [HU] | gain without the outer 20 pixels, window / full |"
+    lines = [head, "", columns, "|" + "---|" * 12]
     tables = {region: evaluation.summary(region).set_index(["dose", "model"]) for region in REGIONS}
     for key in tables["window"].index:
-        cells = [f"{key[0]:.0%}", str(key[1])]
+        cells = [f"{key[0]:.0%}", str(key[1]), str(tables["window"].loc[key].slices)]
         for region in ("window", "full"):
             row = tables[region].loc[key]
             cells += [spread(row.psnr_db, row.psnr_sd, 2), f"{row.gain_db:+.2f}", f"{row.ssim:.4f}",

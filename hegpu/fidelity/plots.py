@@ -65,7 +65,7 @@ def spectra(evaluation: Evaluation, path: Path) -> None:
         axis.plot(frequency, power, label=name, marker=MARKERS[number % len(MARKERS)], markersize=4,
                   color=COLOURS[number % len(COLOURS)])  # fmt: skip
     axis.set(xlabel="spatial frequency [1/mm]", ylabel="power [HU² mm²]", xlim=(0, None), ylim=(0, None),
-             title="difference to the normal dose in uniform tissue")  # fmt: skip
+             title="difference to the normal dose in uniform tissue of the first series")  # fmt: skip
     axis.grid(alpha=0.3)
     if evaluation.spectra:
         axis.legend(fontsize=8)
@@ -97,7 +97,7 @@ def curves(history: list[dict[str, float]], path: Path) -> None:
     """Loss, PSNR and the largest pre-activation of a training run, against its steps."""
     figure = _figure(12, 3.6)
     steps = [record["step"] for record in history]
-    panels = (("loss", "loss (1 = low dose)"), ("psnr_db", "PSNR [dB], window [-160, 240] HU"),
+    panels = (("loss", "loss"), ("psnr_db", "PSNR [dB], window [-160, 240] HU"),
               ("largest_pre_activation", "largest |pre-activation|"))  # fmt: skip
     for axis, (key, label) in zip(figure.subplots(1, 3), panels, strict=True):
         axis.plot(steps, [record.get(key, float("nan")) for record in history], marker="o", markersize=3)

@@ -82,6 +82,7 @@ def affine_filter(net: Network) -> AffineFilter:
             f"protocol runs at most {MAX_KERNEL}x{MAX_KERNEL}: use fewer layers or smaller kernels"
         )
     kernels: dict[str, NDArray[np.float64]] = {INPUT: np.ones((1, 1, 1))}
+    last_use = net.last_use()
     biases: dict[str, NDArray[np.float64]] = {INPUT: np.zeros(1)}
     with np.errstate(over="ignore", invalid="ignore"):
         for index, layer in enumerate(net.layers):
@@ -97,6 +98,8 @@ def affine_filter(net: Network) -> AffineFilter:
                 kernel = _centre_pad(kernel, size) + _centre_pad(skip, size)
                 bias = bias + biases[layer.skip]
             kernels[layer.name], biases[layer.name] = kernel, bias
+            for name in [name for name in kernels if last_use.get(name, index) < index]:
+                del kernels[name]
         last = net.layers[-1]
         final, offset = _trim(kernels[last.name][0]), net.hu_offset
         bias_hu = float(net.hu_scale * biases[last.name][0] - offset * float(final.sum()))

@@ -37,7 +37,7 @@ PHASES = (4, 4)
 INPUT = "input"
 MAX_KERNEL = 41
 MAX_LAYERS = 256
-MAX_CHANNELS = 4096
+MAX_CHANNELS = 1024
 MAX_RADIUS = 256
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
@@ -303,6 +303,15 @@ class Network:
     def source_of(self, index: int) -> str:
         """The name of the output that layer ``index`` convolves."""
         return self.layers[index].source or (self.layers[index - 1].name if index else INPUT)
+
+    def last_use(self) -> dict[str, int]:
+        """The index of the last layer that reads each output; what is not read again can be forgotten."""
+        return {
+            name: index
+            for index, layer in enumerate(self.layers)
+            for name in (self.source_of(index), layer.skip)
+            if name
+        }
 
     @property
     def radius(self) -> int:

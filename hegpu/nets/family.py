@@ -112,11 +112,11 @@ def widen(net: Network, width: int, *, seed: int = 0, name: str | None = None) -
     hidden layers differ in width.
     """
     widths = {layer.outputs for layer in net.layers[:-1]}
-    if len(widths) != 1 or width < (narrow := widths.pop()):
+    if len(widths) != 1 or width < max(widths):
         raise ModelError(
             f"widen: {net.name!r} has hidden widths {sorted(widths)}; one width of at most {width} is needed"
         )
-    rng = np.random.default_rng(seed)
+    narrow, rng = max(widths), np.random.default_rng(seed)
     copy = np.arange(width) % narrow
     layers, weights = [], {}
     for index, layer in enumerate(net.layers):

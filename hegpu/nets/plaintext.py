@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hegpu.ct.hounsfield import check
-from hegpu.errors import ImageError
+from hegpu.errors import ImageError, ModelError
 from hegpu.nets.description import INPUT, Layer, Network, growth, slot_plane
 from hegpu.nets.lifting import lift
 
@@ -106,6 +106,10 @@ def finish(net: Network, result: Plane, hu: Plane) -> Plane:
         plane = result[: hu.shape[0], : hu.shape[1]]
     else:
         plane = crop_centre(result[np.newaxis], hu.shape[0], hu.shape[1])[0]
+    if not np.isfinite(plane).all():
+        raise ModelError(
+            f"run {net.name!r}: its result is not finite; the network diverges on this slice, train it again"
+        )
     return np.ascontiguousarray(plane * net.hu_scale + (hu if net.residual else net.hu_offset))
 
 
@@ -117,6 +121,7 @@ def run(net: Network, hu: Any) -> Plane:
     """
     plane = check(f"run {net.name!r}", hu)
     outputs: dict[str, Plane] = {INPUT: prepare(net, plane)}
+    last_use = net.last_use()
     for index, layer in enumerate(net.layers):
         result, skip = _convolve(net, index, outputs[net.source_of(index)]), None
         if layer.skip is not None:
@@ -124,4 +129,6 @@ def run(net: Network, hu: Any) -> Plane:
             rows, columns = min(result.shape[1], skip.shape[1]), min(result.shape[2], skip.shape[2])
             result, skip = crop_centre(result, rows, columns), crop_centre(skip, rows, columns)
         outputs[layer.name] = _activate(net, layer, result, skip)
+        for name in [name for name in outputs if last_use.get(name, index) < index]:
+            del outputs[name]
     return finish(net, outputs[net.layers[-1].name][0], plane)

@@ -106,7 +106,13 @@ def _check_names(arrays: Mapping[str, Any], names: set[str], where: str) -> None
 
 
 def _array(key: str, value: Any, shape: tuple[int, ...], where: str) -> Tensor:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta or tuple(value.shape) != shape:
+    if (
+        not isinstance(value, Tensor)
+        or not value.is_floating_point()
+        or value.is_meta
+        or value.layout != torch.strided
+        or tuple(value.shape) != shape
+    ):
         kind = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ModelError(
             f"from_redcnn_state_dict: {where}: {key} is {kind}, not a real tensor of shape {shape}; give the weights of "

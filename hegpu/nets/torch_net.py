@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,7 @@ class TorchNetwork(nn.Module):
         ``limit`` clamps what enters a gate or a square, which keeps early training from running away.
         """
         net, border = self.net, border or self.net.border
-        outputs = {INPUT: planes}
+        outputs, last_use = {INPUT: planes}, net.last_use()
         for index, layer in enumerate(net.layers):
             x, skip = self._convolve(layer, outputs[net.source_of(index)], border), None
             if layer.skip is not None:
@@ -60,6 +61,8 @@ class TorchNetwork(nn.Module):
             if observe is not None:
                 observe(layer, x, y)
             outputs[layer.name] = y
+            for name in [name for name in outputs if last_use.get(name, index) < index]:
+                del outputs[name]
         return outputs[net.layers[-1].name]
 
     def _activate(self, layer: Layer, x: Tensor) -> Tensor:
@@ -118,6 +121,6 @@ def run_torch(
     planes = torch.from_numpy(prepare(module.net, plane)[np.newaxis])
     device = next(module.parameters()).device
     if dtype == torch.float64:
-        module = module.double()
+        module = copy.deepcopy(module).double()
     result = module(planes.to(device, dtype).contiguous(memory_format=torch.channels_last), observe)
     return finish(module.net, result[0, 0].cpu().to(torch.float64).numpy(), plane)

@@ -32,13 +32,13 @@ def model_card(
         "",
         f"{_size(net)}, {weights:,} weights. {DISCLAIMER}",
         "",
-        f"Input planes: {', '.join(net.lifting)} (1 unit = {net.hu_scale:g} HU); border {net.border}; "
+        f"Input planes: {', '.join(net.lifting)}; one unit of the result is {net.hu_scale:g} HU; border {net.border}; "
         f"{'returns the residual, the client adds the slice' if net.residual else 'returns the slice'}. "
         + (f"Weights are multiples of 2^-{net.fraction_bits}." if net.fraction_bits else "Weights are float32."),
         "",
         "## Training",
         "",
-        f"{recipe} Doses: {', '.join(f'{dose:.0%}' for dose in pairs[0].doses)}.",
+        f"{recipe} Doses: {', '.join(f'{dose:.0%}' for dose in sorted({d for pair in pairs for d in pair.doses}, reverse=True))}.",
         "",
         "| series | used for | slices | low dose | I0 (photons a ray) | noise in uniform tissue, measured / simulated [HU] |",
         "|---|---|---|---|---|---|",

@@ -10,6 +10,7 @@ from hegpu.nets.description import Network
 from hegpu.nets.family import family_layers
 
 PRECISIONS = ("float32", "mixed")
+FRACTIONAL = {"peak_lr", "range_limit", "range_weight", "clip", "rounded_share", "stress"}
 
 
 def default_lifting(kind: str) -> tuple[str, ...]:
@@ -63,9 +64,12 @@ class TrainConfig:
                   "rounded_share": (0, 1), "stress": (0, 1), "seed": (0, 2**63 - 1)}  # fmt: skip
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            kinds = (int, float) if name in FRACTIONAL else (int,)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
                 raise ParameterError(f"TrainConfig: {name} {value!r:.80} is not a number from {low} to {high}")
-        if self.fraction_bits is not None and not 4 <= self.fraction_bits <= 16:
+        if self.fraction_bits is not None and (
+            type(self.fraction_bits) is not int or not 4 <= self.fraction_bits <= 16
+        ):
             raise ParameterError(f"TrainConfig: fraction_bits {self.fraction_bits!r} is not from 4 to 16")
 
     def bfloat16(self, step: int) -> bool:
@@ -81,9 +85,8 @@ class TrainConfig:
         """One paragraph for a model card."""
         return (
             f"{self.kind}: {self.steps} steps of {self.batch} patches of {self.patch}x{self.patch}, dose drawn per patch, "
-            f"Adam, peak learning rate {self.peak_lr:g}, seed {self.seed}, {self.precision} precision"
-            + (f", from {start.name}" if start else "")
-            + "."
+            f"{self.stress:.0%} of them with metal, air or one value, Adam, peak learning rate {self.peak_lr:g}, seed "
+            f"{self.seed}, {self.precision} precision" + (f", from {start.name}" if start else "") + "."
         )
 
     def to_json(self) -> dict[str, object]:

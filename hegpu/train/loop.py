@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -19,10 +20,11 @@ from torch import Tensor
 from hegpu.ct.hounsfield import WINDOWS
 from hegpu.ct.metrics import compare
 from hegpu.ct.simulate import Pairs
-from hegpu.errors import BackendError, FormatError, ParameterError
+from hegpu.errors import BackendError, FormatError, ModelError, ParameterError
 from hegpu.files import write_atomic
 from hegpu.nets.description import Layer, Network
 from hegpu.nets.family import make, widen
+from hegpu.nets.file import network_bytes
 from hegpu.nets.lifting import lift
 from hegpu.nets.torch_net import TorchNetwork, run_torch
 from hegpu.train.config import TrainConfig
@@ -65,17 +67,20 @@ def train(
     """
     schedule = schedule or Schedule()
     torch.use_deterministic_algorithms(True)
-    device = _device(schedule.device)
-    net = _start(config, start)
+    device = check_device(schedule.device)
+    net = first_network(config, start)
     module = TorchNetwork(net).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(module.parameters(), lr=config.peak_lr, betas=(0.9, 0.99))
     patches, history, first, usual = Patches(pairs, config), list[dict[str, float]](), 0, math.inf
-    path = out / CHECKPOINT
+    path, identity = out / CHECKPOINT, _identity(config, pairs, start)
     if path.exists():
-        state = _load(path, config, start)
-        module.load_state_dict(state["module"])
-        optimiser.load_state_dict(state["optimiser"])
-        first, history, usual = state["step"], state["history"], state["usual"]
+        state = _load(path, identity)
+        try:
+            module.load_state_dict(state["module"])
+            optimiser.load_state_dict(state["optimiser"])
+            first, history, usual = int(state["step"]), [dict(one) for one in state["history"]], float(state["usual"])
+        except Exception as cause:  # torch raises many kinds
+            raise FormatError(f"train: {path} does not fit its own description ({cause!r:.100}); remove it") from cause
     losses, largest, skipped = list[float](), 0.0, 0
     for step in range(first, config.steps):
         if stop_after is not None and step - first >= stop_after:
@@ -105,12 +110,13 @@ def train(
             if progress:
                 progress(record)
         if done % schedule.save_every == 0 or done == config.steps:
-            _save(path, config, start, module, optimiser, done, history, usual)
+            _save(path, identity, module, optimiser, done, history, usual)
     module.fraction_bits = None
     return module.network(), history
 
 
-def _device(name: str) -> torch.device:
+def check_device(name: str) -> torch.device:
+    """The device by name. Raises ``BackendError`` where it is not here."""
     if name != "cpu" and not (re.fullmatch(r"cuda(:\d+)?", name) and torch.cuda.is_available()):
         raise BackendError(
             f"train: the device {name!r:.40} is not here (torch {torch.__version__}, CUDA "
@@ -123,12 +129,18 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _start(config: TrainConfig, start: Network | None) -> Network:
+def first_network(config: TrainConfig, start: Network | None) -> Network:
+    """The network that training begins with. Raises ``ParameterError`` where ``start`` does not fit."""
     fresh = make(config.kind, config.width, config.depth, seed=config.seed, lifting=config.lifting)
     if start is None:
         return fresh
-    wide = start if start.layers == fresh.layers else widen(start, config.width, seed=config.seed)
-    if wide.layers != fresh.layers or wide.lifting != fresh.lifting:
+    fits = len(start.layers) == config.depth and start.layers[0].activation == fresh.layers[0].activation
+    wide = start if not fits or start.layers == fresh.layers else widen(start, config.width, seed=config.seed)
+    if (
+        (wide.residual, wide.border) != (fresh.residual, fresh.border)
+        or wide.layers != fresh.layers
+        or wide.lifting != fresh.lifting
+    ):
         raise ParameterError(
             f"train: {start.name!r} cannot start a {config.kind} of width {config.width} and depth {config.depth}; "
             "give a network of the same kind, depth and input planes that is no wider"
@@ -161,7 +173,8 @@ def _losses(
         if config.levelled and config.range_weight:
             excess.append(F.softshrink(some.float(), config.range_limit).square().mean())
 
-    # On a patch, pixels that see past its edge are outside the loss: zeros there cost less than wrapping.
+    # Past a patch's edge there is nothing to see: its outer pixels are left out of the loss, and zeros, which cost
+    # less than wrapping, stand in for what the others miss.
     border = "zero" if net.border == "slot-wrap" else "unpadded"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         y = module(x, observe, border, CLAMP * config.range_limit if config.levelled else None)
@@ -187,7 +200,10 @@ def validate(module: TorchNetwork, held: Sequence[Pairs], crop: int = 256, edge:
         top, left = max(0, (rows - crop) // 2), max(0, (columns - crop) // 2)
         window = (slice(top, top + crop), slice(left, left + crop))
         low, full = pair.low[dose, z][window].astype(np.float64), pair.full[z][window].astype(np.float64)
-        result = run_torch(module, low)
+        try:
+            result = run_torch(module, low)
+        except ModelError:  # it diverged; the curve says so
+            result = np.full(low.shape, np.nan)
         if min(full.shape) > 2 * edge + 11:
             result, low, full = (image[edge:-edge, edge:-edge] for image in (result, low, full))
         before.append(compare(low, full).psnr_db if (low != full).any() else 99.0)
@@ -195,14 +211,18 @@ def validate(module: TorchNetwork, held: Sequence[Pairs], crop: int = 256, edge:
     return {"psnr_low_db": float(np.mean(before)), "psnr_db": float(np.mean(after))} if held else {}
 
 
-def _identity(config: TrainConfig, start: Network | None) -> dict[str, Any]:
-    return {"config": config.to_json(), "start": start.name if start else ""}
+def _identity(config: TrainConfig, pairs: Sequence[Pairs], start: Network | None) -> dict[str, Any]:
+    """What a checkpoint belongs to. Its data are named by content, so that no run goes on with a patient held out from it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs:
+        digest.update(f"{pair.name} {pair.doses} {pair.low.shape}".encode() + pair.full.tobytes() + pair.low.tobytes())
+    origin = hashlib.blake2b(network_bytes(start), digest_size=16).hexdigest() if start else ""
+    return {"config": config.to_json(), "training data": digest.hexdigest(), "start": origin}
 
 
 def _save(
     path: Path,
-    config: TrainConfig,
-    start: Network | None,
+    identity: dict[str, Any],
     module: TorchNetwork,
     optimiser: torch.optim.Optimizer,
     step: int,
@@ -210,23 +230,23 @@ def _save(
     usual: float,
 ) -> None:
     buffer = io.BytesIO()
-    torch.save({**_identity(config, start), "step": step, "module": module.state_dict(),
+    torch.save({**identity, "step": step, "module": module.state_dict(),
                 "optimiser": optimiser.state_dict(), "history": history, "usual": usual}, buffer)  # fmt: skip
     write_atomic(path, buffer.getvalue())
 
 
-def _load(path: Path, config: TrainConfig, start: Network | None) -> dict[str, Any]:
+def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
-        found = {key: state[key] for key in ("config", "start")}
+        found = {key: state[key] for key in wanted}
+        differing = [key for key, value in wanted["config"].items() if found["config"].get(key) != value]
         complete = all(key in state for key in ("step", "module", "optimiser", "history", "usual"))
     except Exception as cause:  # pickle, zip and torch raise many kinds
         raise FormatError(f"train: {path} is no readable checkpoint ({cause!r:.100}); remove it") from cause
     if not complete:
         raise FormatError(f"train: {path} is incomplete; remove it")
-    wanted = _identity(config, start)
     if found != wanted:
-        names = [key for key in wanted["config"] if found["config"].get(key) != wanted["config"][key]] or ["start"]
+        names = [*differing, *(key for key in ("training data", "start") if found[key] != wanted[key])]
         raise ParameterError(
             f"train: {path} belongs to a run with another {', '.join(names)}; use the same options to go on, or "
             "another folder"

@@ -6,30 +6,37 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hegpu.ct.hounsfield import HU_MAX, HU_MIN
 from hegpu.ct.simulate import Pairs
+from hegpu.errors import ModelError
 from hegpu.nets.description import Layer, Network
 from hegpu.nets.torch_net import TorchNetwork, run_torch
 
 F64 = NDArray[np.float64]
 MARGIN = 1.5
 METAL_DISCS = 6
+LARGEST = 1e6
 
 
 def measure(net: Network, slices: Iterable[F64]) -> dict[str, tuple[float, float]]:
-    """Per layer the largest ``|pre-activation|`` and ``|output|`` over ``slices`` ``[y, x]`` in HU, in network units."""
+    """Per layer the largest ``|pre-activation|`` and ``|output|`` over ``slices`` ``[y, x]`` in HU, in network units. Raises ``ModelError`` above 1e6."""
     module, found = TorchNetwork(net), {layer.name: (0.0, 0.0) for layer in net.layers}
 
     def observe(layer: Layer, before: Tensor, after: Tensor) -> None:
+        peaks = float(before.abs().amax()), float(after.abs().amax())
+        if not all(peak <= LARGEST for peak in peaks):
+            raise ModelError(
+                f"measure: layer {layer.name!r} of {net.name!r} reaches {peaks[0]:.3g}, output {peaks[1]:.3g}; no "
+                "modulus holds that, train longer or with a lower learning rate"
+            )
         old = found[layer.name]
-        found[layer.name] = (max(old[0], float(before.abs().amax())), max(old[1], float(after.abs().amax())))
+        found[layer.name] = (max(old[0], peaks[0]), max(old[1], peaks[1]))
 
     for hu in slices:
-        run_torch(module, hu, observe=observe, dtype=torch.float32)
+        run_torch(module, hu, observe=observe)
     return found
 
 
@@ -44,7 +51,8 @@ def with_metal(hu: F64, seed: int) -> F64:
 
 
 def hard_slices(pairs: Sequence[Pairs], per_series: int = 1) -> Iterator[F64]:
-    """What tests a range: the lowest dose of every series, with and without metal, pure air and pure metal."""
+    """What tests a range: the lowest dose of every series, with and without metal, pure air, pure metal, and a disc of
+    metal in air."""
     shape = pairs[0].full.shape[1:]
     for pair in pairs:
         lowest = int(np.argmin(pair.doses))
@@ -53,6 +61,9 @@ def hard_slices(pairs: Sequence[Pairs], per_series: int = 1) -> Iterator[F64]:
             yield with_metal(low, int(z))
     yield np.full(shape, float(HU_MIN))
     yield np.full(shape, float(HU_MAX))
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    disc = np.hypot(y - shape[0] / 2, x - shape[1] / 2) < min(shape) / 8
+    yield np.where(disc, float(HU_MAX), float(HU_MIN))
 
 
 def calibrate_ranges(net: Network, pairs: Sequence[Pairs], margin: float = MARGIN) -> Network:

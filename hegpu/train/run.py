@@ -23,7 +23,7 @@ from hegpu.nets.torch_net import round_weights
 from hegpu.train.card import model_card
 from hegpu.train.config import TrainConfig
 from hegpu.train.linear import fit_linear, weighted_slices
-from hegpu.train.loop import Schedule, train
+from hegpu.train.loop import Schedule, check_device, first_network, train
 from hegpu.train.ranges import calibrate_ranges
 
 
@@ -38,13 +38,17 @@ def train_to_file(
     name: str | None = None,
     device: str = "cpu",
     every: int = 4,
+    i0: float | None = None,
     save_every: int = 200,
 ) -> Network:
     """Train, round, calibrate the ranges and evaluate; the folder ``out`` receives ``<name>.safetensors``, its card
     ``<name>.md``, ``curves.png`` and ``checkpoint.pt``, from which a stopped run goes on.
     """
-    pairs, validation, series = _data(data, held, console, config.seed)
     out.mkdir(parents=True, exist_ok=True)
+    check_device(device)
+    first = first_network(config, start)
+    name = dataclasses.replace(first, name=name or first.name).name  # a bad name is refused now, not after hours
+    pairs, validation, series = _data(data, held, console, i0)
     with bars(console) as progress:
         task = progress.add_task("training", total=config.steps)
 
@@ -54,7 +58,7 @@ def train_to_file(
 
         net, history = train(config, pairs, validation, out, start=start,
                              schedule=Schedule(save_every, save_every, device), progress=report)  # fmt: skip
-    net = dataclasses.replace(net, name=name or net.name)
+    net = dataclasses.replace(net, name=name)
     models = {}
     if config.fraction_bits is not None:
         models["before rounding"] = denoiser(net)
@@ -75,10 +79,11 @@ def fit_to_file(
     held: Sequence[str] = (),
     name: str = "linear",
     every: int = 4,
+    i0: float | None = None,
 ) -> Network:
     """The linear denoiser, fitted in closed form; ``out`` receives ``<name>.safetensors`` and its card."""
-    pairs, validation, series = _data(data, held, console, 0)
     out.mkdir(parents=True, exist_ok=True)
+    pairs, validation, series = _data(data, held, console, i0)
     with console.status("fitting"):
         net = fit_linear(weighted_slices(pairs), name=name)
     recipe = "One affine filter, least squares over every second slice at every dose, symmetric under the 8 symmetries of the square."
@@ -87,7 +92,7 @@ def fit_to_file(
 
 
 def _data(
-    data: Path | None, held: Sequence[str], console: Console, seed: int
+    data: Path | None, held: Sequence[str], console: Console, i0: float | None
 ) -> tuple[list[Pairs], list[Pairs], list[Series]]:
     series = load_series(data)
     if data is None and not held:
@@ -95,11 +100,11 @@ def _data(
     if not held:
         patients = ", ".join(sorted({one.patient for one in series}))
         raise ParameterError(f"train: no patient is held out; name some of {patients} with --held")
-    i0 = PHANTOM_I0 if data is None else None
+    i0 = i0 or (PHANTOM_I0 if data is None else None)
     train_on, validate_on = split_by_patient(series, held)
     return (
-        low_dose_pairs(train_on, console, i0=i0, seed=seed),
-        low_dose_pairs(validate_on, console, i0=i0, seed=seed),
+        low_dose_pairs(train_on, console, i0=i0),
+        low_dose_pairs(validate_on, console, i0=i0),
         series,
     )
 
@@ -119,7 +124,7 @@ def _ship(
         task = progress.add_task("evaluating")
         result = evaluate(models, validation, every=every,
                           progress=lambda _, done, total: progress.update(task, completed=done, total=total))  # fmt: skip
-    used = f"Every {every}th slice of the validation series. " if every > 1 else ""
+    used = f"One in {every} slices of the validation series. " if every > 1 else ""
     card = model_card(net, recipe, pairs, validation, series, used + markdown(result))
     write_atomic(out / f"{net.name}.safetensors", network_bytes(net))
     write_atomic(out / f"{net.name}.md", card.encode())

@@ -97,7 +97,7 @@ def test_from_data_and_names_to_a_folder(tmp_path, monkeypatch):
         evaluate_to_folder([], tmp_path / "o2", console, data=tmp_path / "d.npz", held=["s9"])
     with pytest.raises(ModelError, match="shipped"):
         evaluate_to_folder(["no-such"], tmp_path / "o2", console)
-    with pytest.raises(ParameterError, match="two networks"):
+    with pytest.raises(ParameterError, match="two denoisers"):
         evaluate_to_folder([str(tmp_path / "mine.safetensors")] * 2, tmp_path / "o2", console)
 
 
