@@ -141,7 +141,7 @@ def markdown(evaluation: Evaluation) -> str:
     lines = [head, "", columns, "|" + "---|" * 12]
     tables = {region: evaluation.summary(region).set_index(["dose", "model"]) for region in REGIONS}
     for key in tables["window"].index:
-        cells = [f"{key[0]:.0%}", str(key[1]), str(tables["window"].loc[key].slices)]
+        cells = [f"{key[0]:.0%}", str(key[1]), str(int(tables["window"].loc[key].slices))]
         for region in ("window", "full"):
             row = tables[region].loc[key]
             cells += [spread(row.psnr_db, row.psnr_sd, 2), f"{row.gain_db:+.2f}", f"{row.ssim:.4f}",
