@@ -78,7 +78,12 @@ def test_gates_are_clamped_while_training():
     module = TorchNetwork(dataclasses.replace(zero_network(), weights={
         **zero_network().weights, "conv1.bias": np.full(4, 100.0, np.float32)}))  # fmt: skip
     seen = []
-    module(torch.zeros(1, 1, 12, 12), lambda layer, before, after: seen.append(float(after.detach().abs().max())), "zero", 3.0)
+    module(
+        torch.zeros(1, 1, 12, 12),
+        lambda layer, before, after: seen.append(float(after.detach().abs().max())),
+        "zero",
+        3.0,
+    )
     assert seen[0] == 3.0 * (1 + 3.0)
 
 
