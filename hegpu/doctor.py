@@ -21,7 +21,8 @@ def report() -> list[tuple[str, str, str]]:
     rows.append(("backend reference", "ready (NumPy, slow, the specification)", ""))
     rows.append(_gpu())
     for package, purpose, install in (
-        ("torch", "plaintext networks, training", "pip install torch==2.13.0"),
+        ("torch", "training, networks in the clear", "pip install 'hegpu[train]'"),
+        ("nibabel", "NIfTI files", "pip install 'hegpu[nifti]'"),
         ("pytest_benchmark", "benchmarks", "pip install 'hegpu[bench]'"),
         ("seaborn", "report", "pip install 'hegpu[report]'"),
     ):

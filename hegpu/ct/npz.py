@@ -4,7 +4,6 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,28 +12,10 @@ from hegpu.ct.hounsfield import check
 from hegpu.errors import ImageError
 
 
-def data_path() -> Path | None:
-    """The archive that ``HEGPU_CT_DATA`` names (a file, or a folder with ``ct_train.npz``), None if unset."""
-    text = os.environ.get("HEGPU_CT_DATA")
-    if not text:
-        return None
-    path = Path(text)
-    path = path / "ct_train.npz" if path.is_dir() else path
-    if not path.is_file():
-        raise ImageError(f"HEGPU_CT_DATA: there is no file {path}; set it to an .npz of CT series or unset it")
-    return path
-
-
-def series_names(path: str | os.PathLike[str]) -> list[str]:
-    """The series in the archive, sorted."""
-    with _open(path) as archive:
-        return sorted(archive.files)
-
-
 def read_npz(path: str | os.PathLike[str], series: str | None = None, index: int = 0) -> npt.NDArray[np.float64]:
     """Slice ``index`` (negative from the end) of ``series`` (default: the first by name), HU float64 ``[y, x]``."""
     name = os.path.basename(os.fspath(path))
-    with _open(path) as archive:
+    with open_archive(path) as archive:
         names = sorted(archive.files)
         chosen = series if series is not None else names[0] if names else ""
         if chosen not in names:
@@ -54,7 +35,8 @@ def read_npz(path: str | os.PathLike[str], series: str | None = None, index: int
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator["np.lib.npyio.NpzFile"]:
+def open_archive(path: str | os.PathLike[str]) -> Iterator["np.lib.npyio.NpzFile"]:
+    """The archive at ``path``, closed afterwards. Errors: :class:`ImageError`."""
     name = os.path.basename(os.fspath(path))
     with ExitStack() as stack:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hegpu.ct.npz import _open
+from hegpu.ct.npz import open_archive
 from hegpu.ct.series import Series, check_shape, check_spacing, clipped, safe_names
 from hegpu.errors import ImageError
 
@@ -30,7 +30,7 @@ def read_npz_collection(path: Path) -> list[Series]:
     "z_mm" (optional), "kernel" ...}]}; slices are sorted by ``z_mm``. Errors: :class:`ImageError`.
     """
     described = _volumes(path)
-    with _open(path) as archive:
+    with open_archive(path) as archive:
         keys = sorted(archive.files)
         missing = [key for key in keys if key not in described]
         if missing or not keys:
