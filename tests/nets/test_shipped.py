@@ -12,7 +12,7 @@ from hegpu.nets.file import load_network, shipped_names, weights_folder
 from hegpu.nets.torch_net import run_torch
 from hegpu.train.ranges import exceeded, with_metal
 
-NAMES = ("redcnn-16", "redcnn-32", "redcnn-96", "levelled-16", "levelled-32", "linear")
+NAMES = ("redcnn-16", "redcnn-32", "redcnn-96", "levelled-16", "levelled-32", "levelled-96", "linear")
 
 
 @pytest.fixture(scope="module")
