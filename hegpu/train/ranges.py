@@ -18,11 +18,11 @@ from hegpu.nets.torch_net import TorchNetwork, run_torch
 F64 = NDArray[np.float64]
 MARGIN = 1.5
 METAL_DISCS = 6
-LARGEST = 1e6
+LARGEST = 1e9
 
 
 def measure(net: Network, slices: Iterable[F64]) -> dict[str, tuple[float, float]]:
-    """Per layer the largest ``|pre-activation|`` and ``|output|`` over ``slices`` ``[y, x]`` in HU, in network units. Raises ``ModelError`` above 1e6."""
+    """Per layer the largest ``|pre-activation|`` and ``|output|`` over ``slices`` ``[y, x]`` in HU, in network units. Raises ``ModelError`` above 1e9."""
     module, found = TorchNetwork(net), {layer.name: (0.0, 0.0) for layer in net.layers}
 
     def observe(layer: Layer, before: Tensor, after: Tensor) -> None:

@@ -12,7 +12,7 @@ from hegpu.ct.collection import split_by_patient
 from hegpu.ct.loading import PHANTOM_I0, bars, load_series, low_dose_pairs
 from hegpu.ct.series import Series
 from hegpu.ct.simulate import Pairs
-from hegpu.errors import ParameterError
+from hegpu.errors import ModelError, ParameterError
 from hegpu.fidelity.baselines import Denoiser
 from hegpu.fidelity.evaluate import denoiser, evaluate, markdown
 from hegpu.fidelity.plots import curves
@@ -63,7 +63,10 @@ def train_to_file(
     if config.fraction_bits is not None:
         models["before rounding"] = denoiser(net)
         net = round_weights(net, config.fraction_bits)
-    net = calibrate_ranges(net, pairs)
+    try:
+        net = calibrate_ranges(net, pairs)
+    except ModelError as error:  # the training is not lost for it, but no encrypted executor will take the network
+        console.print(f"no ranges are recorded: {error}", highlight=False, markup=False)
     models[net.name] = denoiser(net)
     recipe = config.recipe(start)
     _ship(net, recipe, models, pairs, validation, series, out, console, every)

@@ -99,6 +99,20 @@ def test_a_killed_command_goes_on_and_ships_the_same_weights(tmp_path):
     assert (tmp_path / "whole" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_network_without_bounded_ranges_is_written_and_says_so(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from hegpu.train import ranges, run
+
+    monkeypatch.setenv("HEGPU_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ranges, "LARGEST", 1e-9)
+    console = Console(record=True, width=200, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        net = run.train_to_file(SMALL, tmp_path / "out", console, data=dataset(tmp_path), held=["p2"], i0=2e5)
+    assert "no ranges are recorded" in console.export_text()
+    assert load_network(tmp_path / "out" / "redcnn-gate-4.safetensors").ranges == net.ranges == {}
+
+
 def test_training_lowers_the_loss(tmp_path):
     config = dataclasses.replace(SMALL, steps=400, width=8, batch=4, stress=0.0, peak_lr=2e-3)
     _, history = train(config, pairs(), pairs(1, name="h"), tmp_path, schedule=Schedule(1000, 100))
