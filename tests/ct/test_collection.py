@@ -1,87 +1,17 @@
 import gzip
-import json
 import random
 import sys
 import tempfile
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import generate_uid
+from scans import SIDE, archive, nifti, pixels, same, scan, volume, write
 
 from hegpu.ct.collection import Series, read_collection, split_by_patient
-from hegpu.ct.dicom import example_slice_path
 from hegpu.errors import ImageError, ParameterError
-
-SIDE = 12
-FULL, LOW = "1.000000-Full Dose Images-11111", "1.000000-Low Dose Images-22222"
-
-
-def pixels(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-1000, 1000, (SIDE, SIDE)).astype("<i2")
-
-
-def write(path: Path, z: float | None = 0.0, seed: int | None = None, uid: str = "1.2.3", **changes) -> Path:
-    """A slice of SIDE x SIDE pixels at z mm; its pixels are those of ``seed``, by default 10 z."""
-    d = pydicom.dcmread(example_slice_path())
-    d.SeriesInstanceUID, d.SOPInstanceUID = uid, generate_uid()
-    d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
-    d.Rows = d.Columns = SIDE
-    hu = pixels(int(10 * (z or 0)) + 5000 if seed is None else seed)
-    d.RescaleSlope, d.RescaleIntercept, d.PixelData = 1, 0, hu.tobytes()
-    if "PixelPaddingValue" in d:
-        del d.PixelPaddingValue
-    d.ImagePositionPatient = [0, 0, z if z is not None else 0]
-    d.PixelSpacing = [0.7, 0.8]
-    for key, value in changes.items():
-        if value is None:
-            delattr(d, key)
-        else:
-            setattr(d, key, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    d.save_as(path)
-    return path
-
-
-def scan(folder: Path, zs=(0.0, 1.0, 2.0), suffix=".dcm", shift=0, **changes) -> None:
-    for i, z in enumerate(zs):
-        write(folder / f"1-{i:03}{suffix}", z, seed=int(10 * z) + 5000 + shift, **changes)
-
-
-def same(a: list[Series], b: list[Series]) -> bool:
-    def key(s):
-        low = None if s.low is None else s.low.tobytes()
-        return s.name, s.patient, s.hu.tobytes(), s.spacing_mm, s.z_mm, low, s.dose, dict(s.facts)
-
-    return [key(s) for s in a] == [key(s) for s in b]
-
-
-def archive(folder: Path, volumes: list[dict] | None = None, **arrays) -> Path:
-    np.savez(folder / "a.npz", **arrays)
-    if volumes is not None:
-        (folder / "a.json").write_text(json.dumps({"volumes": volumes}))
-    return folder / "a.npz"
-
-
-def volume(key="a", patient="P", **more) -> dict:
-    return {"key": key, "patient": patient, "pixel_spacing_mm": [0.7, 0.8], **more}
-
-
-def nifti(path: Path, data: np.ndarray, affine=None, units="mm", code=1, slope=None) -> Path:
-    image = nibabel.Nifti1Image(data, np.diag([0.8, 0.7, 2.0, 1]) if affine is None else affine)
-    image.header.set_xyzt_units(units)
-    image.set_sform(image.affine, code)
-    image.set_qform(image.affine if code else None, code)
-    if slope is not None:
-        image.header.set_slope_inter(*slope)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(image, path)
-    return path
-
 
 # ---- .npz
 
@@ -271,98 +201,6 @@ def test_patients_without_an_id_stay_together(tmp_path) -> None:
     a, b = read_collection(tmp_path)
     assert a.patient == b.patient == "unknown"
     assert a.name != b.name and a.name.startswith("unknown-s1-")
-
-
-# ---- pairs
-
-
-def test_challenge_layouts(tmp_path) -> None:
-    outer, inner = tmp_path / "outer", tmp_path / "inner"
-    for dose, shift in (("full", 0), ("quarter", 7)):
-        short = {"full": "FD", "quarter": "QD"}[dose]
-        for case in ("L067", "L096"):
-            names = {"suffix": ".IMA", "shift": shift, "PatientID": f"{case}_{short}_1", "uid": f"1.{shift}"}
-            scan(outer / "1mm B30" / f"{dose}_1mm" / case / f"{dose}_1mm", **names)
-            scan(inner / case / f"{dose}_3mm", **names)
-        scan(outer / "3mm D45" / f"{short}_3mm_sharp" / "L067" / f"{dose}_3mm", **names)
-        write(inner / "L067" / f"{dose}_DICOM-CT-PD" / "p.dcm", uid="1.99")
-    found = read_collection(outer)
-    assert [(s.name, s.patient, s.dose) for s in found] == [
-        ("L067-1mm", "L067", 0.25),
-        ("L067-3mm_sharp", "L067", 0.25),
-        ("L096-1mm", "L096", 0.25),
-    ]
-    assert np.array_equal(found[0].hu, np.stack([pixels(5000 + 10 * z) for z in range(3)]))
-    assert np.array_equal(found[0].low, np.stack([pixels(5007 + 10 * z) for z in range(3)]))
-    assert found[0].facts["clipped_low"] == "0" and found[0].z_mm == (0, 1, 2)
-    assert [s.name for s in read_collection(inner)] == ["L067-3mm", "L096-3mm"]
-    (one,) = read_collection(inner / "L067")
-    assert (one.name, one.patient, one.low is None) == ("L067-3mm", "L067", False)
-    (alone,) = read_collection(inner / "L067" / "full_3mm")
-    assert alone.low is None
-
-
-def test_tcia_layout(tmp_path) -> None:
-    root = tmp_path / "LDCT-and-Projection-data"
-    for case in ("C002", "L004", "N005"):
-        scan(root / case / "12-23-2021-NA-NA-1" / FULL, PatientID=case, uid="1.1")
-        scan(root / case / "08-21-2018-NA-NA-2" / LOW.replace("Images", "images"), shift=7, PatientID=case, uid="1.2")
-        projections = root / case / "08-21-2018-NA-NA-2" / "1.000000-Full dose projections-3"
-        projections.mkdir()
-        (projections / "1-00001.dcm").write_bytes(b"never read")
-    write(root / "L004" / "unnamed" / "p.dcm", uid="1.3", SOPClassUID="1.3.6.1.4.1.9590.100.1.0", PatientID="L004")
-    d = pydicom.dcmread(write(root / "L004" / "unnamed" / "q.dcm", uid="1.4", PatientID="L004"))
-    d.private_block(0x7029, "CT-PD", create=True).add_new(0x10, "US", 64)
-    d.save_as(root / "L004" / "unnamed" / "q.dcm")
-    found = read_collection(tmp_path)
-    assert [(s.name, s.patient, s.dose) for s in found] == [
-        ("C002", "C002", 0.10),
-        ("L004", "L004", 0.25),
-        ("N005", "N005", 0.25),
-    ]
-    assert np.array_equal(found[1].low, np.stack([pixels(5007 + 10 * z) for z in range(3)]))
-    assert same(found, read_collection(root))
-    assert same(found[1:2], read_collection(root / "L004"))
-
-
-def test_pairs_by_series_description(tmp_path) -> None:
-    scan(tmp_path / "1.1.1", PatientID="C002", uid="1.1.1", SeriesDescription="Full dose images")
-    scan(tmp_path / "1.1.2", PatientID="C002", uid="1.1.2", SeriesDescription="Low Dose Images")
-    case = "L004"
-    scan(tmp_path / case / "1.5.1" / "CT_1.1", PatientID=case, uid="1.1", SeriesDescription="Full Dose Images")
-    scan(tmp_path / case / "1.5.2" / "CT_1.2", PatientID=case, uid="1.2", SeriesDescription="Low Dose Images")
-    write(tmp_path / case / "p", PatientID=case, uid="1.3", SeriesDescription="Low dose projections")
-    assert [(s.name, s.dose, s.low is None) for s in read_collection(tmp_path)] == [
-        ("C002", 0.10, False),
-        ("L004", 0.25, False),
-    ]
-    (full,) = read_collection(tmp_path / "L004" / "1.5.1")
-    assert (full.patient, full.low) == ("L004", None)
-
-
-def test_unusable_pairs(tmp_path) -> None:
-    full, low = tmp_path / "L004" / "d" / FULL, tmp_path / "L004" / "d" / LOW
-    scan(full, (0, 1, 2, 3), uid="1.1")
-    with pytest.raises(ImageError, match="L004 has no low-dose"):
-        read_collection(tmp_path)
-    scan(low, (0, 2.02, 3), uid="1.2")
-    with pytest.raises(ImageError, match="low dose of L004 lacks 2 slices, at z = 1, 2 mm"):
-        read_collection(tmp_path)
-    scan(low, (0, 1, 2.005, 3, 4), uid="1.2")
-    with pytest.raises(ImageError, match="normal dose of L004 lacks 1 slices, at z = 4 mm"):
-        read_collection(tmp_path)
-    (low / "1-004.dcm").unlink()
-    assert len(read_collection(tmp_path)) == 1
-    scan(low, (0, 1, 2, 3), uid="1.2", PixelSpacing=[0.7, 0.81])
-    with pytest.raises(ImageError, match="doses of L004 differ"):
-        read_collection(tmp_path)
-    write(tmp_path / "L004" / "e" / FULL / "again.dcm", uid="1.3")
-    with pytest.raises(ImageError, match="L004 has 2 normal-dose series"):
-        read_collection(tmp_path)
-    scan(tmp_path / "L005" / "d" / LOW, uid="1.4")
-    (tmp_path / "L004" / "e" / FULL / "again.dcm").unlink()
-    with pytest.raises(ImageError, match="L005 has no normal-dose"):
-        read_collection(tmp_path)
 
 
 # ---- NIfTI
