@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hegpu.ct.hounsfield import WINDOWS
+from hegpu.files import write_atomic
 
 if TYPE_CHECKING:
     from hegpu.fidelity.evaluate import Evaluation
@@ -21,11 +21,9 @@ MARKERS = "os^Dv<>Pph*"
 
 
 def _save(figure: Figure, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(suffix=".png", prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    figure.savefig(temporary, dpi=110)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    write_atomic(path, buffer.getvalue())
 
 
 def _figure(width: float, height: float) -> Figure:

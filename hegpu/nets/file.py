@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from hegpu.errors import ModelError
+from hegpu.files import write_atomic
 from hegpu.nets.description import MAX_LAYERS, Layer, Network, check_graph, weight_shapes
 
 FORMAT = "hegpu-network"
@@ -46,21 +46,7 @@ def save_network(net: Network, path: str | os.PathLike[str]) -> None:
 
     Raises ``ModelError`` when the network exceeds the limits of the format and ``OSError`` when writing fails.
     """
-    content = network_bytes(net)
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(path, network_bytes(net))
 
 
 def network_bytes(net: Network) -> bytes:
