@@ -1,12 +1,13 @@
 """Argument checks that all backends share: dtype, shapes and ranges, before any kernel runs."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from hegpu.backend.protocol import U32, Moduli, Points
-from hegpu.errors import ParameterError
+from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, Stream, WordForm
+from hegpu.errors import FormatError, ParameterError
 
 MIN_DEGREE, MAX_DEGREE = 1 << 10, 1 << 16
 
@@ -100,12 +101,14 @@ def store_points(operation: str, points: Points, x: U32, first: int, step: int) 
     column_range(operation, points, x.shape[:2], first, step)
 
 
-def matmul(operation: str, w: Points, x: Points) -> None:
+def matmul(operation: str, w: Points, x: Points, out: Points | None = None) -> None:
     if w.columns != x.rows or w.n != x.n or w.moduli != x.moduli:
         raise ParameterError(
             f"{operation}: {w.rows}x{w.columns} (n={w.n}, {len(w.moduli)} limbs) times {x.rows}x{x.columns} "
             f"(n={x.n}, {len(x.moduli)} limbs): inner sizes, n and moduli must agree"
         )
+    if out is not None and (out.rows, out.columns, out.n, out.moduli) != (w.rows, x.columns, w.n, w.moduli):
+        raise ParameterError(f"{operation}: out is {out.rows}x{out.columns}, the product {w.rows}x{x.columns}, or in another ring")  # fmt: skip
 
 
 def scalar_matmul(operation: str, w: npt.NDArray[np.int16], x: U32, moduli: Moduli) -> int:
@@ -134,3 +137,64 @@ def unpack(operation: str, x: npt.NDArray[np.uint8], width: int, count: int) -> 
     bits(operation, width, 64)
     if x.dtype != np.uint8 or x.ndim < 1 or count < 0 or x.shape[-1] != (count * width + 7) // 8:
         raise ParameterError(f"{operation}: {x.dtype}{x.shape} does not hold {count} values of {width} bits a row")
+
+
+def value_bits(operation: str, moduli: Moduli, drop: int) -> int:
+    """Bits of a value below Q without its ``drop`` lowest, rounded."""
+    q = math.prod(moduli)
+    if not 1 <= len(moduli) <= 2 or q >= 1 << 60 or not 0 <= drop <= 16:
+        raise ParameterError(f"{operation}: {len(moduli)} moduli, Q = 2^{math.log2(q):.1f}, {drop} bits dropped; at most 2, 60 and 16")  # fmt: skip
+    return ((q - 1 + (1 << drop >> 1)) >> drop).bit_length()
+
+
+def factor(operation: str, x: U32, moduli: Moduli) -> int:
+    n = residues(operation, x, moduli)
+    if x.ndim != 2 or (x >= np.array(moduli, np.uint32)[:, None]).any():
+        raise ParameterError(f"{operation}: the factor {x.shape} is not one polynomial [limb, n] of reduced residues")
+    return n
+
+
+def largest(operation: str, value: int, moduli: Moduli, drop: int) -> None:
+    if value > (math.prod(moduli) - 1 + (1 << drop >> 1)) >> drop:
+        raise FormatError(f"{operation}: a coefficient is not below the modulus; the data are damaged or hostile")
+
+
+def masked(operation: str, x: I32, mask: Stream, noise: Stream, n: int) -> None:
+    for s in (mask, noise):
+        stream(operation, s.key, s.domain, s.objects)
+    if (mask.key, mask.domain) == (noise.key, noise.domain):
+        raise ParameterError(f"{operation}: mask and noise come from one stream; use two keys")
+    if x.dtype != np.int32 or x.shape != (*mask.objects.shape, n) or not np.array_equal(mask.objects, noise.objects):
+        raise ParameterError(f"{operation}: values {x.dtype}{x.shape} must be int32 [objects..., n = {n}]")
+    if x.size and (int(x.max()) > 1 << 30 or int(x.min()) < -(1 << 30)):
+        raise ParameterError(f"{operation}: a value lies outside [-2^30, 2^30]")
+
+
+def word_form(operation: str, form: WordForm, n: int) -> None:
+    bits(operation, form.bits, 32)
+    p = form.positions
+    if not 0 <= form.drop < form.bits or p.dtype != np.uint32 or p.ndim != 1 or not p.size or int(p.max()) >= n:
+        raise ParameterError(f"{operation}: {form.bits} bits less {form.drop} at {p.dtype}{p.shape} is no form of n = {n} words")  # fmt: skip
+
+
+def packed(operation: str, x: U8, lead: tuple[int, ...], count: int, width: int) -> None:
+    if x.dtype != np.uint8 or x.shape != (*lead, (count * width + 7) // 8):
+        raise ParameterError(f"{operation}: {x.dtype}{x.shape} does not hold {lead} rows of {count} values of {width} bits")  # fmt: skip
+
+
+def constants(operation: str, x: U32, rows: int, moduli: Moduli) -> None:
+    if x.dtype != np.uint32 or (x.size and (x.shape != (rows, len(moduli)) or (x >= np.array(moduli)).any())):
+        raise ParameterError(f"{operation}: constants {x.dtype}{x.shape} must be residues [{rows}, {len(moduli)}]")
+
+
+def products(operation: str, moduli: Moduli, form: WordForm, n: int) -> None:
+    word_form(operation, form, n)
+    if len(moduli) != 2 or form.bits < 2 or n << form.bits >= math.prod(moduli):
+        raise ParameterError(f"{operation}: n 2^(bits-1) = {n} 2^{form.bits - 1} must lie below half of two moduli's product")  # fmt: skip
+
+
+def requantise(operation: str, x: I32, y: I32 | None, low: float, high: float) -> None:
+    if x.dtype != np.int32 or (y is not None and (y.dtype != np.int32 or y.shape != x.shape)):
+        raise ParameterError(f"{operation}: the terms must be int32 of one shape")
+    if not -(2.0**31) < low <= high < 2.0**31:
+        raise ParameterError(f"{operation}: limits {low} and {high} are not in order within +-(2^31 - 1)")

@@ -10,10 +10,11 @@ from threadpoolctl import threadpool_limits
 
 from hegpu import _cpu
 from hegpu.backend import checks
-from hegpu.backend.protocol import I32, U32, Moduli, Points
+from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, Stream, WordForm
 from hegpu.backend.roots import bit_reversal
 from hegpu.errors import BackendError, ParameterError
 
+_NOTHING = np.empty(0, np.int32)
 _BLOCK = 1 << 21  # residues per block of scalar_matmul: 16 MiB of float64
 
 
@@ -188,9 +189,9 @@ class CpuBackend:
             )
         return out
 
-    def point_matmul(self, w: Points, x: Points) -> Points:
-        checks.matmul("point_matmul", w, x)
-        out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
+    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
+        checks.matmul("point_matmul", w, x, out)
+        out = out or self.empty_points(w.rows, x.columns, w.n, w.moduli)
         if out.data.size:
             self._kernels.point_matmul(out.data, w.data, x.data, _words(w.moduli), w.n, w.rows, w.columns, x.columns)
         return out
@@ -273,6 +274,64 @@ class CpuBackend:
         out = np.empty((*x.shape[:-1], count), np.uint64)
         if out.size:
             _cpu.unpack_bits(out, np.ascontiguousarray(x), rows, count, bits)
+        return out
+
+    def mask_and_pack(self, x: I32, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
+        n = checks.factor("mask_and_pack", factor, moduli)
+        checks.masked("mask_and_pack", x, mask, noise, n)
+        width = checks.value_bits("mask_and_pack", moduli, drop)
+        out = np.empty((*x.shape[:-1], (n * width + 7) // 8), np.uint8)
+        if out.size:
+            self._kernels.mask_and_pack(
+                out, np.ascontiguousarray(x), np.ascontiguousarray(factor), mask.key, mask.domain, noise.key,
+                noise.domain, np.ascontiguousarray(mask.objects), _words(moduli), n, drop, width,
+            )  # fmt: skip
+        return out
+
+    def store_packed(self, points: Points, packed: U8, first: int, step: int, drop: int) -> None:
+        width = checks.value_bits("store_packed", points.moduli, drop)
+        checks.packed("store_packed", packed, packed.shape[:2], points.n, width)
+        checks.column_range("store_packed", points, packed.shape[:2], first, step)
+        if packed.size:
+            largest = self._kernels.store_packed(
+                points.data, np.ascontiguousarray(packed), _words(points.moduli),
+                *_columns(points, first, step, packed.shape[1]), width, drop,
+            )  # fmt: skip
+            checks.largest("store_packed", largest, points.moduli, drop)
+
+    def load_packed(self, points: Points, first: int, step: int, count: int, form: WordForm, constants: U32) -> U8:
+        checks.word_form("load_packed", form, points.n)
+        checks.constants("load_packed", constants, points.rows, points.moduli)
+        checks.column_range("load_packed", points, (points.rows, count), first, step)
+        width = (form.positions.size * (form.bits - form.drop) + 7) // 8
+        out = np.empty((points.rows, count, width), np.uint8)
+        if out.size:
+            self._kernels.load_packed(
+                out, points.data, _words(points.moduli), *_columns(points, first, step, count), form.bits, form.drop,
+                np.ascontiguousarray(form.positions), np.ascontiguousarray(constants),
+            )  # fmt: skip
+        return out
+
+    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> I32:
+        n = checks.factor("unpack_products", factor, moduli)
+        checks.products("unpack_products", moduli, form, n)
+        count = form.positions.size
+        checks.packed("unpack_products", first, first.shape[:-1], count, form.bits - form.drop)
+        checks.packed("unpack_products", second, first.shape[:-1], n, form.bits)
+        out = np.empty((*first.shape[:-1], count), np.int32)
+        if out.size:
+            self._kernels.unpack_products(
+                out, np.ascontiguousarray(first), np.ascontiguousarray(second), np.ascontiguousarray(factor),
+                _words(moduli), n, form.bits, form.drop, np.ascontiguousarray(form.positions),
+            )  # fmt: skip
+        return out
+
+    def requantise(self, x: I32, scale: float, y: I32 | None, y_scale: float, low: float, high: float) -> I32:
+        checks.requantise("requantise", x, y, low, high)
+        out = np.empty_like(x, order="C")
+        if out.size:
+            second = _NOTHING if y is None else np.ascontiguousarray(y)
+            self._kernels.requantise(out, np.ascontiguousarray(x), scale, second, y_scale, low, high)
         return out
 
 

@@ -18,7 +18,7 @@ side by side, the order in which SIMD lanes and GPU warps produce them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
 Moduli = tuple[int, ...]
 
 
@@ -42,6 +43,24 @@ class Points:
     n: int
     rows: int
     columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Where a sampler reads: ``objects`` number the polynomials, see the module's text."""
+
+    key: bytes = field(repr=False)
+    domain: int
+    objects: U32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WordForm:
+    """Words of 2^``bits`` with the lowest ``drop`` bits rounded away, those at ``positions`` (uint32, below n) only."""
+
+    bits: int
+    drop: int
+    positions: U32
 
 
 class Backend(Protocol):
@@ -144,10 +163,11 @@ class Backend(Protocol):
         """
         ...
 
-    def point_matmul(self, w: Points, x: Points) -> Points:
+    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
         """For every point j and limb: ``Y[o, b] = sum_i W[o, i] X[i, b] mod q``.
 
-        ``w`` is rows o x columns i, ``x`` is rows i x columns b, the result rows o x columns b.
+        ``w`` is rows o x columns i, ``x`` is rows i x columns b, the result rows o x columns b: ``out`` overwritten, if
+        given (fresh memory costs as much as a tenth of a product).
         """
         ...
 
@@ -193,4 +213,42 @@ class Backend(Protocol):
 
     def unpack_bits(self, x: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint64]:
         """Inverse of :meth:`pack_bits`: ``[..., bytes]`` -> ``[..., count]``."""
+        ...
+
+    # -- whole passes: several of the above in one pass over memory --------------------------------------
+    # At most two moduli, Q < 2^60. ``value_bits(moduli, drop)`` is the size of ``floor((Q - 1 + 2^drop / 2) / 2^drop)``.
+    def mask_and_pack(self, x: I32, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
+        """``v = x + e - intt(factor a) mod Q`` in [0, Q) with low bits rounded away, packed: ``[..., bytes]``.
+
+        ``x`` ``[..., n]``, |x| <= 2^30; ``factor`` ``[limb, n]`` evaluations; ``a`` is :meth:`sample_uniform` of the
+        stream ``mask`` and e :meth:`sample_cbd` of the stream ``noise``, whose objects are shaped ``[...]`` and equal.
+        The bytes are :meth:`pack_bits` of ``(v + 2^drop / 2) >> drop`` with ``value_bits(moduli, drop)``.
+        """
+        ...
+
+    def store_packed(self, points: Points, packed: U8, first: int, step: int, drop: int) -> None:
+        """:meth:`store_points` (transformed) of the coefficients that :meth:`mask_and_pack` packed, times 2^drop:
+        ``packed`` ``[rows, b, bytes]``. Raises ``FormatError`` for a value beyond Q; the columns are then undefined."""
+        ...
+
+    def load_packed(self, points: Points, first: int, step: int, count: int, form: WordForm, constants: U32) -> U8:
+        """Columns in coefficients, plus ``constants`` ``[rows, limb]`` (or of size 0) at every coefficient, by
+        :meth:`switch_to_power_of_two`; of each word at ``form.positions`` ``(w + 2^drop / 2 >> drop) mod
+        2^(bits - drop)``, packed: ``[rows, count, bytes]``."""
+        ...
+
+    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> I32:
+        """``2^drop first + second factor`` modulo 2^bits, centred in [-2^(bits-1), 2^(bits-1)): ``[..., positions]``.
+
+        ``first`` ``[..., bytes]`` holds the words at ``form.positions`` (bits - drop bits each), ``second`` all n words
+        of ``bits`` bits, taken centred; ``factor`` ``[limb, n]`` evaluations of a ternary polynomial. Two moduli,
+        ``n 2^(bits-1) < Q / 2``.
+        """
+        ...
+
+    def requantise(self, x: I32, scale: float, y: I32 | None, y_scale: float, low: float, high: float) -> I32:
+        """``round_half_even(clip(x scale + y y_scale, low, high))``, each operation rounded to float64 by itself.
+
+        ``y`` (None: no second term) shaped as ``x``; the limits within +-(2^31 - 1).
+        """
         ...

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hegpu.backend import checks
 from hegpu.backend.chacha_reference import stream_words
-from hegpu.backend.protocol import I32, U32, Moduli, Points
+from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, Stream, WordForm
 from hegpu.backend.roots import bit_reversal, primitive_root
 
 U64 = npt.NDArray[np.uint64]
@@ -168,9 +168,9 @@ class ReferenceBackend:
         x = np.ascontiguousarray(points.data[:, first + step * np.arange(count)])
         return self.intt(x, points.moduli) if transform else x
 
-    def point_matmul(self, w: Points, x: Points) -> Points:
-        checks.matmul("point_matmul", w, x)
-        out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
+    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
+        checks.matmul("point_matmul", w, x, out)
+        out = out or self.empty_points(w.rows, x.columns, w.n, w.moduli)
         q = _column(w.moduli)
         for o in range(w.rows):
             total = np.zeros((x.columns, len(w.moduli), w.n), np.uint64)
@@ -253,6 +253,63 @@ class ReferenceBackend:
         planes = np.unpackbits(x, axis=-1, count=count * bits, bitorder="little").astype(np.uint64)
         weights = np.uint64(1) << np.arange(bits, dtype=np.uint64)
         return np.asarray((planes.reshape(*x.shape[:-1], count, bits) * weights).sum(axis=-1, dtype=np.uint64))
+
+    def mask_and_pack(self, x: I32, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
+        n = checks.factor("mask_and_pack", factor, moduli)
+        checks.masked("mask_and_pack", x, mask, noise, n)
+        a = self.sample_uniform(mask.key, mask.domain, mask.objects, n, moduli)
+        e = self.sample_cbd(noise.key, noise.domain, noise.objects, n)
+        message = self.from_signed(x.astype(np.int64) + e, moduli)
+        v = _compose(self.sub(message, self.intt(self.mul(a, factor, moduli), moduli), moduli), moduli)
+        rounded = (v + np.uint64(1 << drop >> 1)) >> np.uint64(drop)
+        return self.pack_bits(rounded, checks.value_bits("mask_and_pack", moduli, drop))
+
+    def store_packed(self, points: Points, packed: U8, first: int, step: int, drop: int) -> None:
+        width = checks.value_bits("store_packed", points.moduli, drop)
+        checks.packed("store_packed", packed, packed.shape[:2], points.n, width)
+        checks.column_range("store_packed", points, packed.shape[:2], first, step)
+        v = self.unpack_bits(packed, width, points.n)
+        checks.largest("store_packed", int(v.max(initial=0)), points.moduli, drop)
+        x = self.from_signed((v << np.uint64(drop)).astype(np.int64), points.moduli)
+        self.store_points(points, x, first, step, transform=True)
+
+    def load_packed(self, points: Points, first: int, step: int, count: int, form: WordForm, constants: U32) -> U8:
+        checks.word_form("load_packed", form, points.n)
+        checks.constants("load_packed", constants, points.rows, points.moduli)
+        x = self.load_points(points, first, step, count, transform=True)
+        if constants.size:
+            x = self.add(x, np.broadcast_to(constants[:, None, :, None], x.shape), points.moduli)
+        words = self.switch_to_power_of_two(x, points.moduli, form.bits)[..., form.positions].astype(np.uint64)
+        return self.pack_bits((words + np.uint64(1 << form.drop >> 1)) >> np.uint64(form.drop), form.bits - form.drop)
+
+    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> I32:
+        n = checks.factor("unpack_products", factor, moduli)
+        checks.products("unpack_products", moduli, form, n)
+        words = self.unpack_bits(second, form.bits, n).astype(np.int64)
+        words -= (words >> (form.bits - 1)) << form.bits
+        factors = np.broadcast_to(factor, (*words.shape[:-1], *factor.shape))
+        product = self.intt(self.mul(self.ntt(self.from_signed(words, moduli), moduli), factors, moduli), moduli)
+        v = _compose(product, moduli).astype(np.int64)
+        v -= np.where(v > math.prod(moduli) // 2, math.prod(moduli), 0)
+        low = self.unpack_bits(first, form.bits - form.drop, form.positions.size) << np.uint64(form.drop)
+        total = (v[..., form.positions] + low.astype(np.int64)) & ((1 << form.bits) - 1)
+        return np.asarray((total - ((total >> (form.bits - 1)) << form.bits)).astype(np.int32))
+
+    def requantise(self, x: I32, scale: float, y: I32 | None, y_scale: float, low: float, high: float) -> I32:
+        checks.requantise("requantise", x, y, low, high)
+        v = x * np.float64(scale)
+        if y is not None:
+            v = v + y * np.float64(y_scale)
+        return np.rint(np.clip(v, low, high)).astype(np.int32)
+
+
+def _compose(x: U32, moduli: Moduli) -> U64:
+    """The integers in [0, Q) behind residues ``[..., limb, n]``, Q < 2^60 of one or two moduli."""
+    v = x[..., 0, :].astype(np.int64)
+    if len(moduli) == 2:
+        d = (x[..., 1, :].astype(np.int64) - v) % moduli[1] * pow(moduli[0], -1, moduli[1]) % moduli[1]
+        v = v + d * moduli[0]
+    return v.astype(np.uint64)
 
 
 def _popcount(x: U32) -> I32:

@@ -127,6 +127,13 @@ def _presets() -> dict[str, Parameters]:
         "compact": Parameters(
             "compact", 4096, ntt_primes(22, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=4
         ),
+        # The same for networks that need a little more room.
+        "compact-23": Parameters(
+            "compact-23", 4096, ntt_primes(23, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=4
+        ),
+        "compact-25": Parameters(
+            "compact-25", 4096, ntt_primes(25, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=4
+        ),
         # Half of float32's own error a layer.
         "lossless": Parameters(
             "lossless", 4096, ntt_primes(30, 4096, 2), scale=Fraction(1 << 29), c0_drop_up=5, c0_drop_down=4

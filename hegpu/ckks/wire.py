@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
 
 from hegpu.backend.protocol import U32, Backend, Moduli
 from hegpu.errors import FormatError
@@ -20,9 +19,24 @@ Expect = Callable[[dict[str, Any]], dict[str, tuple[Any, tuple[int, ...]]]]
 
 def dump(kind: str, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     """A file of this ``kind``; ``header`` is JSON, ``arrays`` are uint8."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    parts = [frame_start(kind, header, shapes), *(np.ascontiguousarray(array).data for array in arrays.values())]
+    return b"".join(parts)
+
+
+def frame_start(kind: str, header: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> bytes:
+    """What comes before the bytes of the uint8 arrays, which follow in this order: safetensors' own layout, written
+    here because its library copies every array twice."""
     text = json.dumps({"format": "hegpu", "version": VERSION, "kind": kind, **header}, sort_keys=True)
-    data: bytes = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata={"hegpu": text})
-    return data
+    tensors: dict[str, Any] = {"__metadata__": {"hegpu": text}}
+    at = 0
+    for name, shape in shapes.items():
+        end = at + int(np.prod(shape, dtype=object))
+        tensors[name] = {"dtype": "U8", "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    head = json.dumps(tensors, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head
 
 
 def header_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], int]:

@@ -12,6 +12,32 @@ struct StreamId {
     uint32_t domain, object, index;
 };
 
+// Whole passes (fused.hpp); `quotient` holds the Shoup quotients of `factor`, both [limbs, n].
+struct MaskJob {
+    const uint32_t* moduli;
+    size_t limbs;
+    const NttTables* const* tables;
+    const uint32_t *factor, *quotient, *mask_key, *noise_key;
+    uint32_t mask_domain, noise_domain, drop, bits;
+};
+struct SwitchJob {
+    const uint32_t* moduli;
+    size_t limbs;
+    uint32_t bits, drop;
+    const uint32_t* positions;
+    size_t count;
+    void (*switch_bits)(uint32_t* out, const uint32_t* x, size_t n, uint32_t bits, const uint32_t* moduli,
+                        size_t limbs);
+};
+struct ProductJob {
+    const uint32_t* moduli;
+    const NttTables* const* tables;
+    const uint32_t *factor, *quotient;
+    uint32_t bits, drop;
+    const uint32_t* positions;
+    size_t count;
+};
+
 struct Kernels {
     const char* name;
     void (*add)(uint32_t* out, const uint32_t* x, const uint32_t* y, size_t n, uint32_t q);
@@ -39,6 +65,15 @@ struct Kernels {
     void (*ternary)(int32_t* out, const StreamId& s, size_t n);
     void (*cbd)(int32_t* out, const StreamId& s, size_t n);
     void (*flood)(uint32_t* out, const StreamId& s, size_t n, uint32_t bits, const uint32_t* moduli, size_t limbs);
+    void (*mask)(uint8_t* out, const int32_t* x, size_t n, const MaskJob& job, uint32_t object, uint32_t* scratch);
+    uint64_t (*unpack)(uint32_t* out, const uint8_t* in, size_t n, uint32_t bits, uint32_t drop, const uint32_t* moduli,
+                       size_t limbs);
+    void (*switch_pack)(uint8_t* out, uint32_t* x, size_t n, const SwitchJob& job, const uint32_t* constants,
+                        uint32_t* words);
+    void (*product)(int32_t* out, const uint8_t* first, const uint8_t* second, size_t n, const ProductJob& job,
+                    uint32_t* scratch);
+    void (*requantise)(int32_t* out, const int32_t* x, double f, const int32_t* y, double g, double low, double high,
+                       size_t n);
     double (*digit_ceiling)(size_t repeats, uint32_t* sink);
 };
 

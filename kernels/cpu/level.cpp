@@ -1,6 +1,7 @@
 // Compiled once for every instruction-set level, with HEGPU_LEVEL naming the namespace.
 #include "basis.hpp"
 #include "elementwise.hpp"
+#include "fused.hpp"
 #include "kernels.hpp"
 #include "matmul.hpp"
 #include "ntt.hpp"
@@ -57,6 +58,11 @@ const Kernels& HEGPU_JOIN(kernels_, HEGPU_LEVEL)() {
         [](uint32_t* out, const StreamId& s, size_t n, uint32_t bits, const uint32_t* moduli, size_t limbs) {
             level::flood_rows(out, stream(s), n, bits, moduli, limbs);
         },
+        level::mask_row,
+        level::unpack_row,
+        level::switch_pack_row,
+        level::product_row,
+        level::requantise_row,
         level::digit_ceiling,
     };
     return kernels;

@@ -75,7 +75,8 @@ static inline size_t round_up(size_t x, size_t m) { return (x + m - 1) / m * m; 
 static void digit_matmul(u32* y, const u32* w, const u32* x, size_t O, size_t I, size_t B, u32 q, MatmulBuffers& m) {
     constexpr size_t OB = kDigitRows, BB = kDigitColumns;
     const int d = q < (1u << 22) ? 11 : 12;
-    const size_t most = d == 11 ? 254 : 62;  // largest even K with K (2^(d+1) - 2)^2 < 2^32
+    // The largest even K with K (largest digit sum)^2 < 2^32: digits of d and of log2 q - d bits.
+    const size_t most = d == 11 ? 254 : q < (1u << 23) ? 112 : 62;
     const Barrett barrett(q);
     const V Q = splat(q), mask = splat((1u << d) - 1);
     const u32 c = (u32)(((u64)1 << (2 * d)) % q);
