@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview, mode: int = 0o644) -> None:
     """Write to a temporary file beside ``path``, sync, rename: nothing is lost when it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

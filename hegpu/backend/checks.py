@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, Stream, WordForm
+from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, SignedInts, Stream, WordForm
 from hegpu.errors import FormatError, ParameterError
 
 MIN_DEGREE, MAX_DEGREE = 1 << 10, 1 << 16
@@ -159,19 +159,20 @@ def largest(operation: str, value: int, moduli: Moduli, drop: int) -> None:
         raise FormatError(f"{operation}: a coefficient is not below the modulus; the data are damaged or hostile")
 
 
-def masked(operation: str, x: I32, mask: Stream, noise: Stream, n: int) -> None:
+def masked(operation: str, x: SignedInts, mask: Stream, noise: Stream, n: int) -> None:
     for s in (mask, noise):
         stream(operation, s.key, s.domain, s.objects)
     if (mask.key, mask.domain) == (noise.key, noise.domain):
         raise ParameterError(f"{operation}: mask and noise come from one stream; use two keys")
-    if x.dtype != np.int32 or x.shape != (*mask.objects.shape, n) or not np.array_equal(mask.objects, noise.objects):
-        raise ParameterError(f"{operation}: values {x.dtype}{x.shape} must be int32 [objects..., n = {n}]")
-    if x.size and (int(x.max()) > 1 << 30 or int(x.min()) < -(1 << 30)):
-        raise ParameterError(f"{operation}: a value lies outside [-2^30, 2^30]")
+    if x.dtype not in (np.int32, np.int64) or x.shape != (*mask.objects.shape, n) or not np.array_equal(mask.objects, noise.objects):
+        raise ParameterError(f"{operation}: values {x.dtype}{x.shape} must be int32 or int64 [objects..., n = {n}]")
+    most = 30 if x.dtype == np.int32 else 40
+    if x.size and (int(x.max()) > 1 << most or int(x.min()) < -(1 << most)):
+        raise ParameterError(f"{operation}: a value lies outside [-2^{most}, 2^{most}]")
 
 
 def word_form(operation: str, form: WordForm, n: int) -> None:
-    bits(operation, form.bits, 32)
+    bits(operation, form.bits, 44)
     p = form.positions
     if not 0 <= form.drop < form.bits or p.dtype != np.uint32 or p.ndim != 1 or not p.size or int(p.max()) >= n:
         raise ParameterError(f"{operation}: {form.bits} bits less {form.drop} at {p.dtype}{p.shape} is no form of n = {n} words")  # fmt: skip
@@ -193,8 +194,9 @@ def products(operation: str, moduli: Moduli, form: WordForm, n: int) -> None:
         raise ParameterError(f"{operation}: n 2^(bits-1) = {n} 2^{form.bits - 1} must lie below half of two moduli's product")  # fmt: skip
 
 
-def requantise(operation: str, x: I32, y: I32 | None, low: float, high: float) -> None:
-    if x.dtype != np.int32 or (y is not None and (y.dtype != np.int32 or y.shape != x.shape)):
-        raise ParameterError(f"{operation}: the terms must be int32 of one shape")
-    if not -(2.0**31) < low <= high < 2.0**31:
-        raise ParameterError(f"{operation}: limits {low} and {high} are not in order within +-(2^31 - 1)")
+def requantise(operation: str, x: SignedInts, y: SignedInts | None, low: float, high: float) -> None:
+    if x.dtype not in (np.int32, np.int64) or (y is not None and (y.dtype != x.dtype or y.shape != x.shape)):
+        raise ParameterError(f"{operation}: the terms must both be int32 or int64, of one shape")
+    most = 2.0**31 - 1 if x.dtype == np.int32 else 2.0**52
+    if not -most <= low <= high <= most:
+        raise ParameterError(f"{operation}: limits {low} and {high} are not in order within +-{most:.0f}")

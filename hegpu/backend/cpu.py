@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,10 @@ from threadpoolctl import threadpool_limits
 
 from hegpu import _cpu
 from hegpu.backend import checks
-from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, Stream, WordForm
+from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, SignedInts, Stream, WordForm
 from hegpu.backend.roots import bit_reversal
 from hegpu.errors import BackendError, ParameterError
 
-_NOTHING = np.empty(0, np.int32)
 _BLOCK = 1 << 21  # residues per block of scalar_matmul: 16 MiB of float64
 
 
@@ -276,13 +276,13 @@ class CpuBackend:
             _cpu.unpack_bits(out, np.ascontiguousarray(x), rows, count, bits)
         return out
 
-    def mask_and_pack(self, x: I32, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
+    def mask_and_pack(self, x: SignedInts, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
         n = checks.factor("mask_and_pack", factor, moduli)
         checks.masked("mask_and_pack", x, mask, noise, n)
         width = checks.value_bits("mask_and_pack", moduli, drop)
         out = np.empty((*x.shape[:-1], (n * width + 7) // 8), np.uint8)
         if out.size:
-            self._kernels.mask_and_pack(
+            _of(self._kernels, "mask_and_pack", x)(
                 out, np.ascontiguousarray(x), np.ascontiguousarray(factor), mask.key, mask.domain, noise.key,
                 noise.domain, np.ascontiguousarray(mask.objects), _words(moduli), n, drop, width,
             )  # fmt: skip
@@ -312,27 +312,34 @@ class CpuBackend:
             )  # fmt: skip
         return out
 
-    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> I32:
+    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> SignedInts:
         n = checks.factor("unpack_products", factor, moduli)
         checks.products("unpack_products", moduli, form, n)
         count = form.positions.size
         checks.packed("unpack_products", first, first.shape[:-1], count, form.bits - form.drop)
         checks.packed("unpack_products", second, first.shape[:-1], n, form.bits)
-        out = np.empty((*first.shape[:-1], count), np.int32)
+        out: SignedInts = np.empty((*first.shape[:-1], count), np.int32 if form.bits <= 32 else np.int64)
         if out.size:
-            self._kernels.unpack_products(
+            _of(self._kernels, "unpack_products", out)(
                 out, np.ascontiguousarray(first), np.ascontiguousarray(second), np.ascontiguousarray(factor),
                 _words(moduli), n, form.bits, form.drop, np.ascontiguousarray(form.positions),
             )  # fmt: skip
         return out
 
-    def requantise(self, x: I32, scale: float, y: I32 | None, y_scale: float, low: float, high: float) -> I32:
+    def requantise(
+        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+    ) -> SignedInts:
         checks.requantise("requantise", x, y, low, high)
         out = np.empty_like(x, order="C")
         if out.size:
-            second = _NOTHING if y is None else np.ascontiguousarray(y)
-            self._kernels.requantise(out, np.ascontiguousarray(x), scale, second, y_scale, low, high)
+            second = np.empty(0, x.dtype) if y is None else np.ascontiguousarray(y)
+            _of(self._kernels, "requantise", x)(out, np.ascontiguousarray(x), scale, second, y_scale, low, high)
         return out
+
+
+def _of(kernels: Any, name: str, x: SignedInts) -> Any:
+    """The kernel for int32 or for int64 values."""
+    return getattr(kernels, name if x.dtype == np.int32 else f"{name}_wide")
 
 
 def _words(moduli: Moduli) -> U32:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
+SignedInts = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 Moduli = tuple[int, ...]
 
 
@@ -217,10 +218,10 @@ class Backend(Protocol):
 
     # -- whole passes: several of the above in one pass over memory --------------------------------------
     # At most two moduli, Q < 2^60. ``value_bits(moduli, drop)`` is the size of ``floor((Q - 1 + 2^drop / 2) / 2^drop)``.
-    def mask_and_pack(self, x: I32, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
+    def mask_and_pack(self, x: SignedInts, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
         """``v = x + e - intt(factor a) mod Q`` in [0, Q) with low bits rounded away, packed: ``[..., bytes]``.
 
-        ``x`` ``[..., n]``, |x| <= 2^30; ``factor`` ``[limb, n]`` evaluations; ``a`` is :meth:`sample_uniform` of the
+        ``x`` ``[..., n]``, int32 and |x| <= 2^30 or int64 and |x| <= 2^40; ``factor`` ``[limb, n]`` evaluations; ``a`` is :meth:`sample_uniform` of the
         stream ``mask`` and e :meth:`sample_cbd` of the stream ``noise``, whose objects are shaped ``[...]`` and equal.
         The bytes are :meth:`pack_bits` of ``(v + 2^drop / 2) >> drop`` with ``value_bits(moduli, drop)``.
         """
@@ -233,12 +234,16 @@ class Backend(Protocol):
 
     def load_packed(self, points: Points, first: int, step: int, count: int, form: WordForm, constants: U32) -> U8:
         """Columns in coefficients, plus ``constants`` ``[rows, limb]`` (or of size 0) at every coefficient, by
-        :meth:`switch_to_power_of_two`; of each word at ``form.positions`` ``(w + 2^drop / 2 >> drop) mod
-        2^(bits - drop)``, packed: ``[rows, count, bytes]``."""
+        switched to 2^bits; of each word at ``form.positions`` ``(w + 2^drop / 2 >> drop) mod
+        2^(bits - drop)``, packed: ``[rows, count, bytes]``.
+
+        Up to 32 bits by :meth:`switch_to_power_of_two`; 33..44 bits (two moduli) as ``rint(float64(v) float64(2^bits / Q))``
+        of the integer v in [0, Q), which errs by less than 2^(bits-51) before rounding."""
         ...
 
-    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> I32:
-        """``2^drop first + second factor`` modulo 2^bits, centred in [-2^(bits-1), 2^(bits-1)): ``[..., positions]``.
+    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> SignedInts:
+        """``2^drop first + second factor`` modulo 2^bits, centred in [-2^(bits-1), 2^(bits-1)): ``[..., positions]``, int32 up to 32
+        bits, else int64 (up to 44).
 
         ``first`` ``[..., bytes]`` holds the words at ``form.positions`` (bits - drop bits each), ``second`` all n words
         of ``bits`` bits, taken centred; ``factor`` ``[limb, n]`` evaluations of a ternary polynomial. Two moduli,
@@ -246,9 +251,11 @@ class Backend(Protocol):
         """
         ...
 
-    def requantise(self, x: I32, scale: float, y: I32 | None, y_scale: float, low: float, high: float) -> I32:
+    def requantise(
+        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+    ) -> SignedInts:
         """``round_half_even(clip(x scale + y y_scale, low, high))``, each operation rounded to float64 by itself.
 
-        ``y`` (None: no second term) shaped as ``x``; the limits within +-(2^31 - 1).
+        ``y`` (None: no second term) shaped as ``x``; all int32 with limits within +-(2^31 - 1), or int64 within +-2^52.
         """
         ...

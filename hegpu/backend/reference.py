@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hegpu.backend import checks
 from hegpu.backend.chacha_reference import stream_words
-from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, Stream, WordForm
+from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, SignedInts, Stream, WordForm
 from hegpu.backend.roots import bit_reversal, primitive_root
 
 U64 = npt.NDArray[np.uint64]
@@ -254,7 +254,7 @@ class ReferenceBackend:
         weights = np.uint64(1) << np.arange(bits, dtype=np.uint64)
         return np.asarray((planes.reshape(*x.shape[:-1], count, bits) * weights).sum(axis=-1, dtype=np.uint64))
 
-    def mask_and_pack(self, x: I32, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
+    def mask_and_pack(self, x: SignedInts, factor: U32, mask: Stream, noise: Stream, moduli: Moduli, drop: int) -> U8:
         n = checks.factor("mask_and_pack", factor, moduli)
         checks.masked("mask_and_pack", x, mask, noise, n)
         a = self.sample_uniform(mask.key, mask.domain, mask.objects, n, moduli)
@@ -279,10 +279,15 @@ class ReferenceBackend:
         x = self.load_points(points, first, step, count, transform=True)
         if constants.size:
             x = self.add(x, np.broadcast_to(constants[:, None, :, None], x.shape), points.moduli)
-        words = self.switch_to_power_of_two(x, points.moduli, form.bits)[..., form.positions].astype(np.uint64)
+        if form.bits <= 32:
+            words = self.switch_to_power_of_two(x, points.moduli, form.bits).astype(np.uint64)
+        else:
+            ratio = np.float64(2.0**form.bits) / np.float64(math.prod(points.moduli))
+            words = np.rint(_compose(x, points.moduli).astype(np.float64) * ratio).astype(np.uint64)
+        words = words[..., form.positions]
         return self.pack_bits((words + np.uint64(1 << form.drop >> 1)) >> np.uint64(form.drop), form.bits - form.drop)
 
-    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> I32:
+    def unpack_products(self, first: U8, second: U8, factor: U32, moduli: Moduli, form: WordForm) -> SignedInts:
         n = checks.factor("unpack_products", factor, moduli)
         checks.products("unpack_products", moduli, form, n)
         words = self.unpack_bits(second, form.bits, n).astype(np.int64)
@@ -293,14 +298,17 @@ class ReferenceBackend:
         v -= np.where(v > math.prod(moduli) // 2, math.prod(moduli), 0)
         low = self.unpack_bits(first, form.bits - form.drop, form.positions.size) << np.uint64(form.drop)
         total = (v[..., form.positions] + low.astype(np.int64)) & ((1 << form.bits) - 1)
-        return np.asarray((total - ((total >> (form.bits - 1)) << form.bits)).astype(np.int32))
+        centred = total - ((total >> (form.bits - 1)) << form.bits)
+        return np.asarray(centred.astype(np.int32 if form.bits <= 32 else np.int64))
 
-    def requantise(self, x: I32, scale: float, y: I32 | None, y_scale: float, low: float, high: float) -> I32:
+    def requantise(
+        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+    ) -> SignedInts:
         checks.requantise("requantise", x, y, low, high)
         v = x * np.float64(scale)
         if y is not None:
             v = v + y * np.float64(y_scale)
-        return np.rint(np.clip(v, low, high)).astype(np.int32)
+        return np.rint(np.clip(v, low, high)).astype(x.dtype)
 
 
 def _compose(x: U32, moduli: Moduli) -> U64:

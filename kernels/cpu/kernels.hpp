@@ -26,6 +26,7 @@ struct SwitchJob {
     uint32_t bits, drop;
     const uint32_t* positions;
     size_t count;
+    double ratio;  // 2^bits / Q
     void (*switch_bits)(uint32_t* out, const uint32_t* x, size_t n, uint32_t bits, const uint32_t* moduli,
                         size_t limbs);
 };
@@ -66,14 +67,19 @@ struct Kernels {
     void (*cbd)(int32_t* out, const StreamId& s, size_t n);
     void (*flood)(uint32_t* out, const StreamId& s, size_t n, uint32_t bits, const uint32_t* moduli, size_t limbs);
     void (*mask)(uint8_t* out, const int32_t* x, size_t n, const MaskJob& job, uint32_t object, uint32_t* scratch);
+    void (*mask_wide)(uint8_t* out, const int64_t* x, size_t n, const MaskJob& job, uint32_t object, uint32_t* scratch);
     uint64_t (*unpack)(uint32_t* out, const uint8_t* in, size_t n, uint32_t bits, uint32_t drop, const uint32_t* moduli,
                        size_t limbs);
     void (*switch_pack)(uint8_t* out, uint32_t* x, size_t n, const SwitchJob& job, const uint32_t* constants,
                         uint32_t* words);
     void (*product)(int32_t* out, const uint8_t* first, const uint8_t* second, size_t n, const ProductJob& job,
                     uint32_t* scratch);
+    void (*product_wide)(int64_t* out, const uint8_t* first, const uint8_t* second, size_t n, const ProductJob& job,
+                         uint32_t* scratch);
     void (*requantise)(int32_t* out, const int32_t* x, double f, const int32_t* y, double g, double low, double high,
                        size_t n);
+    void (*requantise_wide)(int64_t* out, const int64_t* x, double f, const int64_t* y, double g, double low,
+                            double high, size_t n);
     double (*digit_ceiling)(size_t repeats, uint32_t* sink);
 };
 

@@ -58,11 +58,14 @@ const Kernels& HEGPU_JOIN(kernels_, HEGPU_LEVEL)() {
         [](uint32_t* out, const StreamId& s, size_t n, uint32_t bits, const uint32_t* moduli, size_t limbs) {
             level::flood_rows(out, stream(s), n, bits, moduli, limbs);
         },
-        level::mask_row,
+        level::mask_row<int32_t>,
+        level::mask_row<int64_t>,
         level::unpack_row,
         level::switch_pack_row,
-        level::product_row,
-        level::requantise_row,
+        level::product_row<int32_t>,
+        level::product_row<int64_t>,
+        level::requantise_row<int32_t>,
+        level::requantise_row<int64_t>,
         level::digit_ceiling,
     };
     return kernels;

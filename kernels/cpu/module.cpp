@@ -248,7 +248,8 @@ struct Cpu {
     }
     static size_t packed(size_t count, size_t bits) { return (count * bits + 7) / 8; }
 
-    void mask_and_pack(Array<uint8_t> out, Array<const int32_t> x, In factor, nb::bytes mask_key, uint32_t mask_domain,
+    template <class T>
+    void mask_and_pack(Array<uint8_t> out, Array<const T> x, In factor, nb::bytes mask_key, uint32_t mask_domain,
                        nb::bytes noise_key, uint32_t noise_domain, In objects, In moduli, size_t n, uint32_t drop,
                        uint32_t bits) const {
         check_pair(moduli, n);
@@ -275,7 +276,10 @@ struct Cpu {
             auto& b = buffers[worker];
             b.resize((limbs + 1) * n + bytes / 4 + 8);
             auto* row = (uint8_t*)(b.data() + (limbs + 1) * n);
-            k->mask(row, x.data() + i * n, n, job, objects.data()[i], b.data());
+            if constexpr (sizeof(T) == 4)
+                k->mask(row, x.data() + i * n, n, job, objects.data()[i], b.data());
+            else
+                k->mask_wide(row, x.data() + i * n, n, job, objects.data()[i], b.data());
             std::copy(row, row + bytes, out.data() + i * bytes);
         });
     }
@@ -321,7 +325,7 @@ struct Cpu {
         check_ring(moduli, n);
         check_positions(positions, n);
         const size_t limbs = moduli.size(), line = r * columns * 16, groups = (count + kGroup - 1) / kGroup;
-        need(bits >= 1 && bits <= 32 && drop < bits, "bits");
+        need(bits >= 1 && bits <= (limbs == 2 ? 44 : 32) && drop < bits, "bits");
         const size_t bytes = packed(positions.size(), bits - drop);
         need(out.size() == r * count * bytes && (constants.size() == 0 || constants.size() == r * limbs), "sizes");
         need(step > 0 && (count == 0 || first + (count - 1) * step < columns) &&
@@ -329,13 +333,15 @@ struct Cpu {
              "sizes");
         nb::gil_scoped_release release;
         auto t = tables(moduli, n);
-        SwitchJob job{moduli.data(), limbs, bits, drop, positions.data(), positions.size(), k->switch_bits};
+        SwitchJob job{moduli.data(), limbs, bits, drop, positions.data(), positions.size(), 0.0, k->switch_bits};
+        if (limbs == 2)
+            job.ratio = (double)((uint64_t)1 << bits) / (double)((uint64_t)moduli.data()[0] * moduli.data()[1]);
         std::vector<std::vector<uint32_t>> buffers((size_t)std::max(threads, 1));
         parallel_for(r * groups, threads, 3.0 * n * kGroup, [&](size_t worker, size_t task) {
             auto& b = buffers[worker];
-            b.resize((kGroup * limbs + limbs + 1) * n + bytes / 4 + 8);
+            b.resize((kGroup * limbs + limbs + 2) * n + bytes / 4 + 8);
             uint32_t *one = b.data() + kGroup * limbs * n, *words = one + limbs * n;
-            auto* row = (uint8_t*)(words + n);
+            auto* row = (uint8_t*)(words + 2 * n);
             size_t c0 = task % groups * kGroup, at_row = task / groups, here = std::min(kGroup, count - c0);
             for (size_t l = 0; l < limbs; l++)
                 k->gather(b.data() + l * kGroup * n,
@@ -351,11 +357,14 @@ struct Cpu {
             }
         });
     }
-    void unpack_products(Array<int32_t> out, Array<const uint8_t> first, Array<const uint8_t> second, In factor,
-                         In moduli, size_t n, uint32_t bits, uint32_t drop, In positions) const {
+    template <class T>
+    void unpack_products(Array<T> out, Array<const uint8_t> first, Array<const uint8_t> second, In factor, In moduli,
+                         size_t n, uint32_t bits, uint32_t drop, In positions) const {
         check_pair(moduli, n);
         check_positions(positions, n);
-        need(moduli.size() == 2 && bits >= 2 && bits <= 32 && drop < bits && positions.size() > 0, "bits");
+        need(moduli.size() == 2 && bits >= 2 && bits <= (sizeof(T) == 4 ? 32 : 44) && drop < bits &&
+                 positions.size() > 0,
+             "bits");
         const size_t count = positions.size(), bytes0 = packed(count, bits - drop), bytes1 = packed(n, bits);
         const size_t batch = out.size() / count;
         need(out.size() == batch * count && first.size() == batch * bytes0 && second.size() == batch * bytes1, "sizes");
@@ -366,22 +375,31 @@ struct Cpu {
         std::vector<std::vector<uint32_t>> buffers((size_t)std::max(threads, 1));
         parallel_for(batch, threads, n * 5.0, [&](size_t worker, size_t i) {
             auto& b = buffers[worker];
-            b.resize(2 * n + (bytes0 + bytes1) / 4 + 16);
-            auto *row0 = (uint8_t*)(b.data() + 2 * n), *row1 = row0 + bytes0 + 16;
+            b.resize(4 * n + (bytes0 + bytes1) / 4 + 16);
+            auto *row0 = (uint8_t*)(b.data() + 4 * n), *row1 = row0 + bytes0 + 16;
             std::copy_n(first.data() + i * bytes0, bytes0, row0);
             std::copy_n(second.data() + i * bytes1, bytes1, row1);
-            k->product(out.data() + i * count, row0, row1, n, job, b.data());
+            if constexpr (sizeof(T) == 4)
+                k->product(out.data() + i * count, row0, row1, n, job, b.data());
+            else
+                k->product_wide(out.data() + i * count, row0, row1, n, job, b.data());
         });
     }
-    void requantise(Array<int32_t> out, Array<const int32_t> x, double f, Array<const int32_t> y, double g, double low,
+    template <class T>
+    void requantise(Array<T> out, Array<const T> x, double f, Array<const T> y, double g, double low,
                     double high) const {
         constexpr size_t kPart = 1 << 16;
         need(out.size() == x.size() && (y.size() == 0 || y.size() == x.size()), "sizes");
-        need(low >= -2147483647.0 && high <= 2147483647.0 && low <= high, "range");
+        const double most = sizeof(T) == 4 ? 2147483647.0 : 4503599627370496.0;
+        need(low >= -most && high <= most && low <= high, "range");
         nb::gil_scoped_release release;
         parallel_for((x.size() + kPart - 1) / kPart, threads, kPart * 1.0, [&](size_t, size_t i) {
             const size_t at = i * kPart, here = std::min(kPart, x.size() - at);
-            k->requantise(out.data() + at, x.data() + at, f, y.size() ? y.data() + at : nullptr, g, low, high, here);
+            const T* second = y.size() ? y.data() + at : nullptr;
+            if constexpr (sizeof(T) == 4)
+                k->requantise(out.data() + at, x.data() + at, f, second, g, low, high, here);
+            else
+                k->requantise_wide(out.data() + at, x.data() + at, f, second, g, low, high, here);
         });
     }
 
@@ -488,11 +506,14 @@ NB_MODULE(_cpu, m) {
         .def("sample_uniform", &Cpu::sample_uniform)
         .def("sample_small", &Cpu::sample_small)
         .def("sample_flood", &Cpu::sample_flood)
-        .def("mask_and_pack", &Cpu::mask_and_pack)
+        .def("mask_and_pack", &Cpu::mask_and_pack<int32_t>)
+        .def("mask_and_pack_wide", &Cpu::mask_and_pack<int64_t>)
         .def("store_packed", &Cpu::store_packed)
         .def("load_packed", &Cpu::load_packed)
-        .def("unpack_products", &Cpu::unpack_products)
-        .def("requantise", &Cpu::requantise)
+        .def("unpack_products", &Cpu::unpack_products<int32_t>)
+        .def("unpack_products_wide", &Cpu::unpack_products<int64_t>)
+        .def("requantise", &Cpu::requantise<int32_t>)
+        .def("requantise_wide", &Cpu::requantise<int64_t>)
         .def("digit_ceiling", [](const Cpu& c, size_t repeats) {
             uint32_t sink[3] = {(uint32_t)repeats | 1, 3, 0};
             return c.k->digit_ceiling(repeats, sink);

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from hegpu.ckks.params import Parameters, preset
 from hegpu.errors import BudgetError, FormatError, HegpuError
 from hegpu.nets.description import INPUT, Network
@@ -25,7 +27,8 @@ from hegpu.tensor.tiles import Tiling, plan
 
 COMPACT_HU = 0.1
 SETS = {"compact": ("compact", "compact-23", "compact-25"), "lossless": ("lossless",)}
-ANSWER_BITS = {"compact": range(22, 30), "lossless": range(32, 33)}
+ANSWER_BITS = {"compact": range(22, 30), "lossless": range(36, 45)}
+INPUT_BITS = {"compact": 30, "lossless": 40}  # what int32 and int64 planes may hold
 GROUP_POLYNOMIALS = 27 * 96  # tiles times channels at once: 170 MB of residues each for input and answer
 LEAST_GROUPS = 3  # so that encryption, the server and decryption overlap
 _NUMBERS = ("index", "inputs", "planes", "group", "limit", "weight_bits", "bits", "drop")
@@ -46,6 +49,15 @@ class Plan:
     sigmas: tuple[float, ...]
     error_hu: float
     float32_hu: float
+
+    @property
+    def wide(self) -> bool:
+        """Whether a client's planes are int64 rather than int32."""
+        return any(r.bits > 32 for r in self.rounds) or any(r.limit > 1 << 30 for r in self.rounds)
+
+    @property
+    def dtype(self) -> type[np.int32] | type[np.int64]:
+        return np.int64 if self.wide else np.int32
 
     @property
     def modulus(self) -> int:
@@ -143,7 +155,9 @@ def _try(
     for index, (layer, (rows, columns)) in enumerate(zip(net.layers, plane_sizes(net, shape), strict=True)):
         last = index == len(net.layers) - 1
         source = net.source_of(index)
-        scales = choose(net, index, params, 0 if last else bits, seen.ranges[source], seen.mean_square[source])
+        scales = choose(
+            net, index, params, 0 if last else bits, INPUT_BITS[name], seen.ranges[source], seen.mean_square[source]
+        )
         if scales is None:
             return None
         tiling = plan(rows, columns, layer.radius, params.n)
@@ -196,9 +210,9 @@ def _check(p: Plan) -> None:
         last = index == len(p.rounds) - 1
         ok = (r.index, r.inputs, r.planes, r.tiling.halo) == (index, layer.inputs, layer.planes, layer.radius)
         ok = ok and (r.tiling.height, r.tiling.width) == size and 1 <= r.group <= r.tiling.tiles
-        ok = ok and 1 << 8 <= r.limit <= 1 << 30 and r.in_scale > 0 and 0 < r.output_range < 1e12
+        ok = ok and 1 << 8 <= r.limit <= 1 << (40 if p.wide else 30) and r.in_scale > 0 and 0 < r.output_range < 1e12
         ok = ok and 0 <= r.weight_bits <= 40 and 0 <= r.drop <= 16
-        ok = ok and (r.bits == 0 if last else r.drop < r.bits <= 32 and p.params.n << r.bits < p.modulus)
+        ok = ok and (r.bits == 0 if last else r.drop < r.bits <= 44 and p.params.n << r.bits < p.modulus)
         quad = p.quads[index]
         ok = ok and (quad is not None) == (layer.activation == "quad")
         ok = ok and (quad is None or (len(quad[0]) == len(quad[1]) == layer.outputs))

@@ -17,7 +17,6 @@ from hegpu.ckks.params import Parameters
 from hegpu.nets.description import Network
 
 CBD_LARGEST = 21
-MOST_INPUT_BITS = 30
 I64 = npt.NDArray[np.int64]
 
 
@@ -50,7 +49,7 @@ class Scales:
 
 
 def choose(
-    net: Network, index: int, params: Parameters, bits: int, input_range: float, mean_square: float
+    net: Network, index: int, params: Parameters, bits: int, input_bits: int, input_range: float, mean_square: float
 ) -> Scales | None:
     """The scales of least error for which no sum can reach Q/2, whatever the client sends within its limit."""
     w, bias = kernels(net, index)
@@ -63,7 +62,7 @@ def choose(
         exact = bool((integer == np.ldexp(w, weight_bits)).all())
         ones = float(np.abs(integer).sum(axis=(1, 2, 3)).max())
         room = (q / 2 - 2 - ones * noise) / (ones + float(np.abs(bias).max()) * 2.0**weight_bits / input_range + 1e-300)
-        limit = math.floor(min(room * (1 - 1e-12), 2.0**MOST_INPUT_BITS))
+        limit = math.floor(min(room * (1 - 1e-12), 2.0**input_bits))
         if limit < 1 << 8:
             break
         scale = limit / input_range
@@ -76,6 +75,4 @@ def choose(
             variance += w.shape[2] * w.shape[3] * mean_square / (12 * 4.0**weight_bits)
         if best is None or variance < best.sigma**2:
             best = Scales(limit, scale, weight_bits, math.sqrt(variance))
-        if exact:
-            break
     return best

@@ -1,0 +1,63 @@
+"""What the client does with the words of an answer: scale, skip, activation, and integers for the next round."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hegpu.backend.protocol import Backend, SignedInts
+from hegpu.nets.description import Layer
+from hegpu.nets.plaintext import activate
+from hegpu.protocols.client_relu.plan import Plan
+
+
+@dataclass
+class Planes:
+    """Integers ``[channels, y, x]``, ``scale`` per network unit, saturated at +-``limit``."""
+
+    values: SignedInts
+    scale: float
+    limit: int
+
+    def at(self, backend: Backend, scale: float, limit: int) -> "Planes":
+        """The same values at another scale."""
+        if (scale, limit) == (self.scale, self.limit):
+            return self
+        values = backend.requantise(self.values, scale / self.scale, None, 0.0, float(-limit), float(limit))
+        return Planes(values, scale, limit)
+
+
+def output_scale(plan: Plan, index: int) -> tuple[float, int]:
+    """Scale and limit of layer ``index``'s output: those of the first round that reads it, or of its own range."""
+    name = plan.outline.layers[index].name
+    return scale_for(plan, name, plan.rounds[index].output_range)
+
+
+def scale_for(plan: Plan, name: str, reach: float) -> tuple[float, int]:
+    for r in plan.rounds:
+        if plan.outline.source_of(r.index) == name:
+            return r.in_scale, r.limit
+    limit = 1 << (40 if plan.wide else 30)
+    return limit / reach, limit
+
+
+def finish_words(backend: Backend, plan: Plan, index: int, words: SignedInts, skip: SignedInts | None, skip_scale: float) -> SignedInts:
+    """Words ``[planes, m]`` of an answer and the skip ``[outputs, m]`` -> the output's integers ``[outputs, m]``."""
+    words = words.astype(plan.dtype, copy=False)
+    layer, unit = plan.outline.layers[index], plan.rounds[index].unit(plan.modulus)
+    scale, limit = output_scale(plan, index)
+    if layer.activation in ("none", "relu"):
+        low = 0.0 if layer.activation == "relu" else float(-limit)
+        ratio = 0.0 if skip is None else scale / skip_scale
+        return backend.requantise(words, unit * scale, skip, ratio, low, float(limit))
+    value = _activate(plan, index, layer, words * unit, None if skip is None else skip / skip_scale)
+    return np.rint(np.clip(value * scale, -limit, limit)).astype(words.dtype)
+
+
+def _activate(
+    plan: Plan, index: int, layer: Layer, x: npt.NDArray[np.float64], skip: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float64]:
+    quad = plan.quads[index]
+    weights = {} if quad is None else {"linear": np.array(quad[0]), "square": np.array(quad[1])}
+    planes = x[:, None]
+    return activate(layer, weights, planes, None if skip is None else skip[:, None])[:, 0]
