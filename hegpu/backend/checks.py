@@ -200,3 +200,11 @@ def requantise(operation: str, x: SignedInts, y: SignedInts | None, low: float, 
     most = 2.0**31 - 1 if x.dtype == np.int32 else 2.0**52
     if not -most <= low <= high <= most:
         raise ParameterError(f"{operation}: limits {low} and {high} are not in order within +-{most:.0f}")
+
+
+def sparse(operation: str, points: Points, values: I32, positions: U32) -> None:
+    ok = values.dtype == np.int32 and values.ndim == 3 and positions.dtype == np.uint32 and positions.ndim == 1
+    if not ok or values.shape[2] != positions.size or len(np.unique(positions)) != positions.size:
+        raise ParameterError(f"{operation}: values {values.dtype}{values.shape} need as many distinct uint32 positions")
+    if positions.size and int(positions.max()) >= points.n:
+        raise ParameterError(f"{operation}: position {int(positions.max())} is not below n = {points.n}")

@@ -299,6 +299,15 @@ class CpuBackend:
             )  # fmt: skip
             checks.largest("store_packed", largest, points.moduli, drop)
 
+    def store_sparse(self, points: Points, values: I32, positions: U32, first: int, step: int) -> None:
+        checks.sparse("store_sparse", points, values, positions)
+        checks.column_range("store_sparse", points, values.shape[:2], first, step)
+        if values.size:
+            self._kernels.store_sparse(
+                points.data, np.ascontiguousarray(values), np.ascontiguousarray(positions), _words(points.moduli),
+                *_columns(points, first, step, values.shape[1]),
+            )  # fmt: skip
+
     def load_packed(self, points: Points, first: int, step: int, count: int, form: WordForm, constants: U32) -> U8:
         checks.word_form("load_packed", form, points.n)
         checks.constants("load_packed", constants, points.rows, points.moduli)

@@ -232,6 +232,11 @@ class Backend(Protocol):
         ``packed`` ``[rows, b, bytes]``. Raises ``FormatError`` for a value beyond Q; the columns are then undefined."""
         ...
 
+    def store_sparse(self, points: Points, values: I32, positions: U32, first: int, step: int) -> None:
+        """:meth:`store_points` (transformed) of polynomials that are zero but for ``values`` ``[rows, b, m]`` at the
+        distinct coefficients ``positions`` ``[m]``: convolution kernels."""
+        ...
+
     def load_packed(self, points: Points, first: int, step: int, count: int, form: WordForm, constants: U32) -> U8:
         """Columns in coefficients, plus ``constants`` ``[rows, limb]`` (or of size 0) at every coefficient, by
         switched to 2^bits; of each word at ``form.positions`` ``(w + 2^drop / 2 >> drop) mod

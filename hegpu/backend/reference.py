@@ -273,6 +273,12 @@ class ReferenceBackend:
         x = self.from_signed((v << np.uint64(drop)).astype(np.int64), points.moduli)
         self.store_points(points, x, first, step, transform=True)
 
+    def store_sparse(self, points: Points, values: I32, positions: U32, first: int, step: int) -> None:
+        checks.sparse("store_sparse", points, values, positions)
+        x = np.zeros((*values.shape[:2], points.n), np.int64)
+        x[..., positions] = values
+        self.store_points(points, self.from_signed(x, points.moduli), first, step, transform=True)
+
     def load_packed(self, points: Points, first: int, step: int, count: int, form: WordForm, constants: U32) -> U8:
         checks.word_form("load_packed", form, points.n)
         checks.constants("load_packed", constants, points.rows, points.moduli)

@@ -125,14 +125,14 @@ def _presets() -> dict[str, Parameters]:
         "linear": Parameters("linear", 4096, ntt_primes(30, 4096, 3), scale=Fraction(1 << 59), c0_drop_down=4),
         # Smallest traffic with about 1e-4 relative error a layer; primes below 2^22 take the fast matrix product.
         "compact": Parameters(
-            "compact", 4096, ntt_primes(22, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=4
+            "compact", 4096, ntt_primes(22, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=5
         ),
         # The same for networks that need a little more room.
         "compact-23": Parameters(
-            "compact-23", 4096, ntt_primes(23, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=4
+            "compact-23", 4096, ntt_primes(23, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=5
         ),
         "compact-25": Parameters(
-            "compact-25", 4096, ntt_primes(25, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=4
+            "compact-25", 4096, ntt_primes(25, 4096, 2), scale=Fraction(1 << 22), c0_drop_up=6, c0_drop_down=5
         ),
         # Half of float32's own error a layer.
         "lossless": Parameters(

@@ -9,19 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from hegpu.backend.protocol import U32, Backend, Moduli, Points
+from hegpu.errors import ParameterError
 from hegpu.ring.random import UNIFORM
-from hegpu.tensor.tiles import Tiling, kernel_polynomials
-
-_ROW_BLOCK = 16  # output or input channels moved at once: bounds the memory beside the point matrices
+from hegpu.tensor.tiles import Tiling, kernel_positions
 
 
 def transform_weights(backend: Backend, weights: npt.NDArray[np.int64], tiling: Tiling, moduli: Moduli) -> Points:
-    """Integer weights ``[C_out, C_in, K, K]`` (|w| < 2^62) in the point layout, made block by block of C_in."""
-    outputs, inputs = weights.shape[:2]
+    """Integer weights ``[C_out, C_in, K, K]`` (|w| < 2^31) in the point layout."""
+    outputs, inputs, rows, size = weights.shape
+    if rows != size or np.abs(weights).max(initial=0) >= 1 << 31:
+        raise ParameterError(f"transform_weights: weights {weights.shape} are not square kernels below 2^31")
     points = backend.empty_points(outputs, inputs, tiling.n, moduli)
-    for first in range(0, inputs, _ROW_BLOCK):
-        block = kernel_polynomials(weights[:, first : first + _ROW_BLOCK], tiling)
-        backend.store_points(points, backend.from_signed(block, moduli), first, 1, transform=True)
+    taps = weights.reshape(outputs, inputs, -1).astype(np.int32)
+    backend.store_sparse(points, taps, kernel_positions(size, tiling), 0, 1)
     return points
 
 

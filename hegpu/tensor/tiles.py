@@ -113,18 +113,13 @@ def assemble(values: F64, tiling: Tiling) -> F64:
     return np.array(out[: tiling.height, : tiling.width])
 
 
-def kernel_polynomials(weights: npt.NDArray[np.int64], tiling: Tiling) -> npt.NDArray[np.int64]:
-    """Integer kernels ``[..., K, K]`` -> polynomials ``[..., n]``, centred so that outputs land on
+def kernel_positions(size: int, tiling: Tiling) -> npt.NDArray[np.uint32]:
+    """Where the taps ``[size, size]`` of a kernel go, row-major, so that outputs land on
     :meth:`Tiling.valid_coefficients` whatever the (odd) kernel size up to 2 halo + 1."""
-    size = weights.shape[-1]
-    if size % 2 == 0 or weights.shape[-2] != size or size > 2 * tiling.halo + 1:
+    if size % 2 == 0 or not 1 <= size <= 2 * tiling.halo + 1:
         raise ParameterError(
-            f"kernel_polynomials: a {weights.shape[-2]}x{size} kernel needs an odd square size of at most "
+            f"kernel_positions: a kernel of {size} pixels needs an odd square size of at most "
             f"{2 * tiling.halo + 1} for a halo of {tiling.halo}; encrypt with a larger --halo"
         )
-    spare = tiling.halo - size // 2
-    out = np.zeros((*weights.shape[:-2], tiling.n), np.int64)
-    for dy in range(size):
-        for dx in range(size):
-            out[..., tiling.tile_w * (size - 1 - dy + spare) + size - 1 - dx + spare] = weights[..., dy, dx]
-    return out
+    reach = size - 1 + tiling.halo - size // 2 - np.arange(size)
+    return np.asarray(tiling.tile_w * reach[:, None] + reach, np.uint32).ravel()

@@ -319,6 +319,28 @@ struct Cpu {
         });
         return *std::max_element(largest.begin(), largest.end());
     }
+    // values [r, count, m] at coefficients `positions`, zeros elsewhere, transformed.
+    void store_sparse(Out points, Array<const int32_t> values, In positions, In moduli, size_t n, size_t r,
+                      size_t columns, size_t first, size_t step, size_t count) const {
+        const size_t line = r * columns * 16, m = positions.size();
+        check_positions(positions, n);
+        need(values.size() == r * count * m, "sizes");
+        points_rows(points.size(), moduli, n, r, columns, first, step, count, 1.5,
+                    [&](uint32_t* rows_, size_t row, size_t c0, size_t here, size_t l, size_t at, const NttTables& t) {
+                        const int64_t q = t.q;
+                        std::fill_n(rows_, here * n, 0);
+                        for (size_t c = 0; c < here; c++) {
+                            const int32_t* from = values.data() + (row * count + c0 + c) * m;
+                            for (size_t i = 0; i < m; i++) {
+                                const int64_t v = from[i] % q;
+                                rows_[c * n + positions.data()[i]] = (uint32_t)(v < 0 ? v + q : v);
+                            }
+                            k->ntt(rows_ + c * n, t);
+                        }
+                        k->scatter(points.data() + at, line, step, rows_, here, n);
+                        (void)l;
+                    });
+    }
     // out [r, count, bytes]; constants [r, limb] or empty.
     void load_packed(Array<uint8_t> out, In points, In moduli, size_t n, size_t r, size_t columns, size_t first,
                      size_t step, size_t count, uint32_t bits, uint32_t drop, In positions, In constants) const {
@@ -509,6 +531,7 @@ NB_MODULE(_cpu, m) {
         .def("mask_and_pack", &Cpu::mask_and_pack<int32_t>)
         .def("mask_and_pack_wide", &Cpu::mask_and_pack<int64_t>)
         .def("store_packed", &Cpu::store_packed)
+        .def("store_sparse", &Cpu::store_sparse)
         .def("load_packed", &Cpu::load_packed)
         .def("unpack_products", &Cpu::unpack_products<int32_t>)
         .def("unpack_products_wide", &Cpu::unpack_products<int64_t>)

@@ -22,6 +22,7 @@ from hegpu.nets.plaintext import execute, prepare
 
 MARGIN = 2.0
 SIDE = 64
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 
@@ -84,20 +85,19 @@ def _calibrate(digest: bytes, holder: _Hashable) -> Calibration:
     for name, (_, recorded) in net.ranges.items():
         ranges[name] = max(ranges[name], net.margin * recorded)
     planes = prepare(net, slices[0])
-    exact = execute(net, planes)
-    single = execute(net, planes.astype(np.float32)).astype(np.float64)
+    exact, single = execute(net, planes), execute(net, planes.astype(np.float32))
     if not np.isfinite(exact).all():
         raise ModelError(f"client-relu: network {net.name!r} is not finite on a calibration slice; train it again")
-    gains = tuple(_gain(net, planes, exact, index, ranges) for index in range(len(net.layers)))
+    gains = tuple(_gain(net, planes.astype(np.float32), single, index, ranges) for index in range(len(net.layers)))
     return Calibration(ranges, squares, gains, float(np.sqrt(np.mean((single - exact) ** 2))) * net.hu_scale)
 
 
-def _gain(net: Network, planes: F64, exact: F64, index: int, ranges: dict[str, float]) -> float:
+def _gain(net: Network, planes: F32, undisturbed: F32, index: int, ranges: dict[str, float]) -> float:
     generator = np.random.default_rng(index)
-    size = 1e-6 * max(ranges[net.layers[index].name], 1e-9)
+    size = 1e-4 * max(ranges[net.layers[index].name], 1e-9)
 
     def disturb(at: int, x: F64) -> None:
         if at == index:
-            x += generator.normal(0, size, x.shape)
+            x += generator.normal(0, size, x.shape).astype(x.dtype)
 
-    return float(np.sqrt(np.mean((execute(net, planes, disturb=disturb) - exact) ** 2))) / size
+    return float(np.sqrt(np.mean((execute(net, planes, disturb=disturb) - undisturbed) ** 2))) / size
