@@ -164,7 +164,11 @@ def masked(operation: str, x: SignedInts, mask: Stream, noise: Stream, n: int) -
         stream(operation, s.key, s.domain, s.objects)
     if (mask.key, mask.domain) == (noise.key, noise.domain):
         raise ParameterError(f"{operation}: mask and noise come from one stream; use two keys")
-    if x.dtype not in (np.int32, np.int64) or x.shape != (*mask.objects.shape, n) or not np.array_equal(mask.objects, noise.objects):
+    if (
+        x.dtype not in (np.int32, np.int64)
+        or x.shape != (*mask.objects.shape, n)
+        or not np.array_equal(mask.objects, noise.objects)
+    ):
         raise ParameterError(f"{operation}: values {x.dtype}{x.shape} must be int32 or int64 [objects..., n = {n}]")
     most = 30 if x.dtype == np.int32 else 40
     if x.size and (int(x.max()) > 1 << most or int(x.min()) < -(1 << most)):

@@ -78,6 +78,4 @@ class Outline:
 
 def outline(net: Network) -> Outline:
     """What ``net`` tells a client of ``client-relu`` before the first round."""
-    return Outline(
-        net.name, net.layers, net.hu_offset, net.hu_scale, net.border, net.phases, net.lifting, net.residual
-    )
+    return Outline(net.name, net.layers, net.hu_offset, net.hu_scale, net.border, net.phases, net.lifting, net.residual)

@@ -140,9 +140,7 @@ def finish(net: Network | Outline, result: Plane, hu: Plane) -> Plane:
     return np.ascontiguousarray(plane * net.hu_scale + (hu if net.residual else net.hu_offset))
 
 
-def execute(
-    net: Network, planes: Plane, observe: Observer | None = None, disturb: Observer | None = None
-) -> Plane:
+def execute(net: Network, planes: Plane, observe: Observer | None = None, disturb: Observer | None = None) -> Plane:
     """The network's plane ``[y, x]`` from prepared input planes, in their dtype. ``observe(index, output)`` sees what each
     layer returns; ``disturb(index, pre_activation)`` may change in place what enters its activation."""
     outputs: dict[str, Plane] = {INPUT: planes}
@@ -155,7 +153,9 @@ def execute(
             result, skip = crop_centre(result, rows, columns), crop_centre(skip, rows, columns)
         if disturb is not None:
             disturb(index, result)
-        weights = {part: net.weights[f"{layer.name}.{part}"] for part in ("linear", "square") if layer.activation == "quad"}
+        weights = {
+            part: net.weights[f"{layer.name}.{part}"] for part in ("linear", "square") if layer.activation == "quad"
+        }
         outputs[layer.name] = activate(layer, weights, result, skip)
         if observe is not None:
             observe(index, outputs[layer.name])

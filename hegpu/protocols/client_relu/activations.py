@@ -41,7 +41,9 @@ def scale_for(plan: Plan, name: str, reach: float) -> tuple[float, int]:
     return limit / reach, limit
 
 
-def finish_words(backend: Backend, plan: Plan, index: int, words: SignedInts, skip: SignedInts | None, skip_scale: float) -> SignedInts:
+def finish_words(
+    backend: Backend, plan: Plan, index: int, words: SignedInts, skip: SignedInts | None, skip_scale: float
+) -> SignedInts:
     """Words ``[planes, m]`` of an answer and the skip ``[outputs, m]`` -> the output's integers ``[outputs, m]``."""
     words = words.astype(plan.dtype, copy=False)
     layer, unit = plan.outline.layers[index], plan.rounds[index].unit(plan.modulus)

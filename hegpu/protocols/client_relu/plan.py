@@ -197,7 +197,10 @@ def _round(entry: dict[str, Any], n: int) -> Round:
         raise FormatError("Plan: a number of a round is no integer")
     values = {k: entry[k] for k in _NUMBERS}
     return Round(
-        tiling=Tiling(n, **sides), in_scale=float(entry["in_scale"]), output_range=float(entry["output_range"]), **values
+        tiling=Tiling(n, **sides),
+        in_scale=float(entry["in_scale"]),
+        output_range=float(entry["output_range"]),
+        **values,
     )
 
 

@@ -44,7 +44,9 @@ class ClientState:
         except (OSError, ValueError, KeyError, TypeError) as cause:
             if isinstance(cause, FormatError):
                 raise
-            raise FormatError(f"client-relu: {self.folder} is damaged ({cause!s:.80}); remove it to start anew") from cause
+            raise FormatError(
+                f"client-relu: {self.folder} is damaged ({cause!s:.80}); remove it to start anew"
+            ) from cause
 
     def save(self, following: int, outputs: dict[str, Planes]) -> None:
         entries = {}

@@ -9,7 +9,6 @@ from hegpu.backend.protocol import SignedInts
 from hegpu.protocols.client_relu.rounds import Round
 
 
-
 def cut(planes: SignedInts, r: Round, group: int, executor: Executor) -> SignedInts:
     """``[channels, y, x]``, padded for a valid correlation -> the group's tiles ``[channels, tiles, n]``; outside is 0."""
     t, tiles = r.tiling, r.tiles_of(group)
