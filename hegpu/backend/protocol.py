@@ -27,7 +27,7 @@ import numpy.typing as npt
 U32 = npt.NDArray[np.uint32]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
-SignedInts = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+SignedInts = npt.NDArray[np.signedinteger[Any]]  # int32 or int64
 Moduli = tuple[int, ...]
 
 

@@ -314,7 +314,7 @@ class ReferenceBackend:
         v = x * np.float64(scale)
         if y is not None:
             v = v + y * np.float64(y_scale)
-        return np.rint(np.clip(v, low, high)).astype(x.dtype)
+        return np.asarray(np.rint(np.clip(v, low, high)).astype(x.dtype))
 
 
 def _compose(x: U32, moduli: Moduli) -> U64:

@@ -20,7 +20,8 @@ Expect = Callable[[dict[str, Any]], dict[str, tuple[Any, tuple[int, ...]]]]
 def dump(kind: str, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     """A file of this ``kind``; ``header`` is JSON, ``arrays`` are uint8."""
     shapes = {name: array.shape for name, array in arrays.items()}
-    parts = [frame_start(kind, header, shapes), *(np.ascontiguousarray(array).data for array in arrays.values())]
+    parts: list[Any] = [frame_start(kind, header, shapes)]
+    parts += [np.ascontiguousarray(array).data for array in arrays.values()]
     return b"".join(parts)
 
 

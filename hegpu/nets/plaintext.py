@@ -161,7 +161,7 @@ def execute(net: Network, planes: Plane, observe: Observer | None = None, distur
             observe(index, outputs[layer.name])
         for name in [name for name in outputs if last_use.get(name, index) < index]:
             del outputs[name]
-    return outputs[net.layers[-1].name][0]
+    return np.asarray(outputs[net.layers[-1].name][0])
 
 
 def run(net: Network, hu: Any) -> Plane:

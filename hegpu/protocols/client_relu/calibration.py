@@ -7,6 +7,7 @@ beside air, and the two ends of the Hounsfield range. A client saturates what le
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,6 @@ from hegpu.nets.plaintext import execute, prepare
 
 MARGIN = 2.0
 SIDE = 64
-F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 
@@ -92,7 +92,7 @@ def _calibrate(digest: bytes, holder: _Hashable) -> Calibration:
     return Calibration(ranges, squares, gains, float(np.sqrt(np.mean((single - exact) ** 2))) * net.hu_scale)
 
 
-def _gain(net: Network, planes: F32, undisturbed: F32, index: int, ranges: dict[str, float]) -> float:
+def _gain(net: Network, planes: npt.NDArray[Any], undisturbed: npt.NDArray[Any], index: int, ranges: dict[str, float]) -> float:
     generator = np.random.default_rng(index)
     size = 1e-4 * max(ranges[net.layers[index].name], 1e-9)
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from hegpu.protocols.client_relu.tiling import cut, rectangles
 from hegpu.ring.random import NOISE, SECRET, UNIFORM, fresh_key
 
 F64 = npt.NDArray[np.float64]
+Values = npt.NDArray[Any]  # integers between rounds, float64 at the end
 IN_FLIGHT = 2
 _ONE = np.zeros((), np.uint32)
 
@@ -73,7 +74,7 @@ def denoise(
         raise ImageError(f"client-relu: the slice is {plane.shape}, the plan is for {plan.shape}; ask for another plan")
     lines = plan.outline
     scale, limit = scale_for(plan, INPUT, plan.input_range)
-    values = np.rint(np.clip(prepare(lines, plane) * scale, -limit, limit)).astype(plan.dtype)
+    values: Values = np.rint(np.clip(prepare(lines, plane) * scale, -limit, limit)).astype(plan.dtype)
     outputs = {INPUT: Planes(values, scale, limit)}
     kept = ClientState(state, plan, plane, nonce) if state is not None else None
     done = kept.load(outputs) if kept else 0
@@ -94,7 +95,7 @@ def denoise(
         skip = outputs[skip_name] if skip_name else None
         received = _Round(backend, plan, r, nonce, source, skip).run(exchange, advance)
         if r.bits:
-            outputs[name] = Planes(received, *output_scale(plan, r.index))  # type: ignore[arg-type]
+            outputs[name] = Planes(received, *output_scale(plan, r.index))
             saturated += int(np.count_nonzero(np.abs(received) >= outputs[name].limit))
         else:
             result = received[0]
@@ -123,10 +124,10 @@ class _Round:
         self.planes: SignedInts = pad_for(plan.outline, r.index, source.values)
         layer = plan.outline.layers[r.index]
         shape = (layer.outputs, r.tiling.height, r.tiling.width)
-        self.out: SignedInts | F64 = np.empty(shape, plan.dtype if r.bits else np.float64)
+        self.out: Values = np.empty(shape, plan.dtype if r.bits else np.float64)
         self.skip_values = None if skip is None else _fit(skip.values, shape[1], shape[2])
 
-    def run(self, exchange: Exchange, advance: Callable[[], None]) -> SignedInts | F64:
+    def run(self, exchange: Exchange, advance: Callable[[], None]) -> Values:
         """Groups stream through: while the server computes some, the next is encrypted and the last decrypted."""
         pending: deque[tuple[int, Future[bytes]]] = deque()
         with ThreadPoolExecutor(IN_FLIGHT) as senders, ThreadPoolExecutor(2) as copiers:
@@ -158,7 +159,7 @@ class _Round:
         values = self._words(c0, c1) if self.round.bits else self._exact(c0, c1)
         for position, rows, columns, (height, width) in rectangles(self.round, group):
             tile = values[:, position].reshape(-1, self.round.tiling.step_h, self.round.tiling.step_w)
-            tile = np.ascontiguousarray(tile[:, :height, :width])
+            tile: Values = np.ascontiguousarray(tile[:, :height, :width])
             skip = None
             if self.skip_values is not None:
                 skip = np.ascontiguousarray(self.skip_values[:, rows, columns]).reshape(len(self.skip_values), -1)
@@ -177,10 +178,10 @@ class _Round:
         valid = np.ascontiguousarray(total[..., self.round.tiling.valid_coefficients()])
         return decode(valid, q, Fraction(1)) * self.round.unit(self.plan.modulus)
 
-    def _activate(self, words: SignedInts | F64, skip: SignedInts | None) -> SignedInts | F64:
+    def _activate(self, words: Values, skip: SignedInts | None) -> Values:
         scale = 1.0 if self.skip is None else self.skip.scale
         if self.round.bits:
-            return finish_words(self.backend, self.plan, self.round.index, words, skip, scale)  # type: ignore[arg-type]
+            return finish_words(self.backend, self.plan, self.round.index, words, skip, scale)
         layer = self.plan.outline.layers[self.round.index]
         if layer.activation == "quad":
             quad = self.plan.quads[self.round.index]
@@ -191,7 +192,7 @@ class _Round:
         added = None if skip is None else (skip / scale)[:, None]
         return activate(layer, weights, words[:, None].astype(np.float64), added)[:, 0]
 
-    def _cropped(self) -> SignedInts | F64:
+    def _cropped(self) -> Values:
         """To the size of a smaller skip, about the centre."""
         if self.skip is None:
             return self.out

@@ -97,12 +97,17 @@ class Plan:
             if any(type(v) is not int for v in shape) or any(type(v) not in (int, float) for v in numbers):
                 raise FormatError("Plan: a number is damaged")
             result = Plan(
-                str(value["preset"])[:32], params, lines, shape,
-                tuple(_round(entry, params.n) for entry in value["rounds"]),
-                tuple(q and (tuple(map(float, q[0])), tuple(map(float, q[1]))) for q in value["quads"]),
-                *map(float, (value["input_range"],)), tuple(map(float, value["sigmas"])),
-                *map(float, (value["error_hu"], value["float32_hu"])),
-            )  # fmt: skip
+                preset=str(value["preset"])[:32],
+                params=params,
+                outline=lines,
+                shape=shape,
+                rounds=tuple(_round(entry, params.n) for entry in value["rounds"]),
+                quads=tuple(q and (tuple(map(float, q[0])), tuple(map(float, q[1]))) for q in value["quads"]),
+                input_range=float(value["input_range"]),
+                sigmas=tuple(map(float, value["sigmas"])),
+                error_hu=float(value["error_hu"]),
+                float32_hu=float(value["float32_hu"]),
+            )
             _check(result)
             return result
         except FormatError:

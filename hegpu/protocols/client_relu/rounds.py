@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hegpu.backend.protocol import Moduli, WordForm
+from hegpu.backend.protocol import U32, Moduli, WordForm
 from hegpu.tensor.tiles import Tiling
 
 
@@ -38,10 +38,10 @@ class Round:
     def tiles_of(self, group: int) -> range:
         return range(group * self.group, min((group + 1) * self.group, self.tiling.tiles))
 
-    def objects(self, group: int) -> np.ndarray:  # type: ignore[type-arg]
+    def objects(self, group: int) -> U32:
         """The stream numbers ``[inputs, tiles of the group]``: each (channel, tile) of the round has its own."""
         tiles = np.array(self.tiles_of(group), np.uint32)
-        return np.arange(self.inputs, dtype=np.uint32)[:, None] * np.uint32(self.tiling.tiles) + tiles
+        return np.asarray(np.arange(self.inputs, dtype=np.uint32)[:, None] * np.uint32(self.tiling.tiles) + tiles)
 
     @cached_property
     def c0_form(self) -> WordForm:
