@@ -158,8 +158,8 @@ class _Round:
         c0, c1 = load_answer(self.plan, self.nonce, self.round.index, group, future.result())
         values = self._words(c0, c1) if self.round.bits else self._exact(c0, c1)
         for position, rows, columns, (height, width) in rectangles(self.round, group):
-            tile = values[:, position].reshape(-1, self.round.tiling.step_h, self.round.tiling.step_w)
-            tile: Values = np.ascontiguousarray(tile[:, :height, :width])
+            tile: Values = values[:, position].reshape(-1, self.round.tiling.step_h, self.round.tiling.step_w)
+            tile = np.ascontiguousarray(tile[:, :height, :width])
             skip = None
             if self.skip_values is not None:
                 skip = np.ascontiguousarray(self.skip_values[:, rows, columns]).reshape(len(self.skip_values), -1)
