@@ -52,7 +52,9 @@ def finish_words(
         low = 0.0 if layer.activation == "relu" else float(-limit)
         ratio = 0.0 if skip is None else scale / skip_scale
         return backend.requantise(words, unit * scale, skip, ratio, low, float(limit))
-    value = _activate(plan, index, layer, words * np.float64(unit), None if skip is None else skip / np.float64(skip_scale))
+    value = _activate(
+        plan, index, layer, words * np.float64(unit), None if skip is None else skip / np.float64(skip_scale)
+    )
     return np.rint(np.clip(value * scale, -limit, limit)).astype(words.dtype)
 
 

@@ -22,7 +22,7 @@ from hegpu.nets.lifting import lift
 from hegpu.nets.plaintext import execute, prepare
 
 MARGIN = 2.0
-SIDE = 64
+SIDE = 40
 F64 = npt.NDArray[np.float64]
 
 
@@ -81,7 +81,7 @@ def _calibrate(digest: bytes, holder: _Hashable) -> Calibration:
             if number == 0:
                 squares[name] = float((output**2).mean(axis=(1, 2)).sum())
 
-        execute(net, prepare(net, hu), observe)
+        execute(net, prepare(net, hu).astype(np.float32), observe)
     for name, (_, recorded) in net.ranges.items():
         ranges[name] = max(ranges[name], net.margin * recorded)
     planes = prepare(net, slices[0])
@@ -92,7 +92,9 @@ def _calibrate(digest: bytes, holder: _Hashable) -> Calibration:
     return Calibration(ranges, squares, gains, float(np.sqrt(np.mean((single - exact) ** 2))) * net.hu_scale)
 
 
-def _gain(net: Network, planes: npt.NDArray[Any], undisturbed: npt.NDArray[Any], index: int, ranges: dict[str, float]) -> float:
+def _gain(
+    net: Network, planes: npt.NDArray[Any], undisturbed: npt.NDArray[Any], index: int, ranges: dict[str, float]
+) -> float:
     generator = np.random.default_rng(index)
     size = 1e-4 * max(ranges[net.layers[index].name], 1e-9)
 

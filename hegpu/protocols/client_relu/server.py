@@ -31,13 +31,18 @@ class Prepared:
     room: dict[int, tuple[Points, Points]] = field(default_factory=dict, repr=False)
 
 
-def prepare(backend: Backend, net: Network, plan: Plan, index: int) -> Prepared:
-    """Transform the weights of round ``index`` of ``plan``. Errors: :class:`ModelError` for another network's plan."""
+def prepare(backend: Backend, net: Network, plan: Plan, index: int, recycle: Prepared | None = None) -> Prepared:
+    """Transform the weights of round ``index`` of ``plan``, into the memory of ``recycle``, a round no longer served, if
+    it fits: fresh memory takes longer than the transforms. Errors: :class:`ModelError` for another network's plan."""
     if outline(net) != plan.outline:
         raise ModelError(f"client-relu: the plan is not one of network {net.name!r}; make a new plan")
     r, q = plan.rounds[index], plan.params.q_primes
-    weights = transform_weights(backend, integers(net, index, r.weight_bits), r.tiling, q)
-    return Prepared(plan, index, weights, constants(net, index, r.in_scale, r.weight_bits, plan.params))
+    shape = (r.planes, r.inputs, plan.params.n, q)
+    old = recycle.weights if recycle else None
+    old = old if old and (old.rows, old.columns, old.n, old.moduli) == shape else None
+    weights = transform_weights(backend, integers(net, index, r.weight_bits), r.tiling, q, old)
+    bias = constants(net, index, r.in_scale, r.weight_bits, plan.params)
+    return Prepared(plan, index, weights, bias, room=recycle.room if recycle and old else {})
 
 
 def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body: bytes) -> bytes:
