@@ -1,7 +1,7 @@
 """The plan of a run: everything that both sides must agree on, chosen from the network by a stated error budget.
 
 ``compact``: the smallest traffic whose predicted error is at most 0.1 HU rms. ``lossless``: 60 bits of modulus; its error
-must be below the one that float32 execution itself makes. Nothing depends on the slice but its shape.
+must be at most half of the one that float32 execution itself makes. Nothing depends on the slice but its shape.
 """
 
 from __future__ import annotations
@@ -133,22 +133,20 @@ def plan_network(net: Network, preset_name: str, shape: tuple[int, int]) -> Plan
     if preset_name not in SETS:
         raise BudgetError(f"client-relu: there is no preset {preset_name!r:.40}; use {' or '.join(SETS)}")
     seen = calibrate(net)
+    allowed = COMPACT_HU if preset_name == "compact" else seen.float32_hu / 2
     best: Plan | None = None
     for params in map(preset, SETS[preset_name]):
         for bits in ANSWER_BITS[preset_name]:
             candidate = _try(net, preset_name, params, bits, shape, seen)
             if candidate is None:
                 continue
-            allowed = COMPACT_HU if preset_name == "compact" else seen.float32_hu
             if candidate.error_hu <= allowed:
                 return candidate
             best = candidate if best is None or candidate.error_hu < best.error_hu else best
-    if best is not None and preset_name == "lossless" and seen.float32_hu == 0:
-        return best
     reached = "every choice of scales wraps" if best is None else f"{best.error_hu:.3g} HU rms is the least possible"
     raise BudgetError(
         f"client-relu: preset {preset_name!r} does not hold network {net.name!r}: {reached}, "
-        f"{COMPACT_HU if preset_name == 'compact' else seen.float32_hu:.3g} HU are allowed; "
+        f"{allowed:.3g} HU are allowed; "
         "use 'lossless', or a network of smaller weights"
     )
 
