@@ -12,7 +12,7 @@ $(VENV)/.ready: $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt "scikit-build-core>=0.11" "nanobind>=2.4" "cmake>=3.20" ninja
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation --editable ".[dev,report,train]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation --editable ".[dev,report,service,train]"
 	touch $@
 
 demo: setup

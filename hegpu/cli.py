@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hegpu.errors import HegpuError, ParameterError
+from hegpu.service import commands as service
 
 app = typer.Typer(
     help="Denoise low-dose CT slices while they stay encrypted. Research software, not a medical device.",
@@ -22,6 +23,11 @@ app = typer.Typer(
 Backend = Annotated[str | None, typer.Option("--backend", help="cpu or reference; default HEGPU_BACKEND, else cpu")]
 Threads = Annotated[int | None, typer.Option("--threads", help="default HEGPU_THREADS, else all processors")]
 Keys = Annotated[Path, typer.Option("--keys", help="folder made by 'hegpu keygen'")]
+app.command(epilog="Example: hegpu serve --models nets/ --tokens tokens --tls-cert cert.pem --tls-key key.pem")(
+    service.serve
+)
+app.command(epilog="Example: hegpu token clinic-a --tokens tokens > clinic-a.token")(service.token)
+app.add_typer(service.client, name="client")
 
 
 @app.command(epilog="Example: hegpu keygen --out keys/")
@@ -119,9 +125,9 @@ def demo(
     from hegpu.backend.select import select
     from hegpu.demo import run
 
-    result = run(image, out, dose, model, select(backend, threads), Console(stderr=True))
-    for title, columns, rows in result.tables():
-        _table(title, columns, rows)
+    for result in run(image, out, dose, model, select(backend, threads), Console(stderr=True)):
+        for title, columns, rows in result.tables():
+            _table(title, columns, rows)
     print("Border: the slice's edge pixels were repeated outwards, in the clear and encrypted alike.")
     print(f"picture: {out / 'demo.png'}")
 

@@ -66,7 +66,7 @@ def denoise(
     """Denoise ``hu`` ``[y, x]``: float64 of the same shape, in HU.
 
     ``progress(groups done, groups in all)``. ``state``: a folder of this client (0700) that keeps finished rounds;
-    calling again with the same slice, plan, nonce and folder goes on after them. Errors: those of ``exchange``,
+    calling again with the same slice, plan and folder goes on after them, in another session too. Errors: those of ``exchange``,
     :class:`~hegpu.errors.FormatError` for an answer that is not what the plan says.
     """
     plane, clipped = clip(hu)
@@ -76,7 +76,7 @@ def denoise(
     scale, limit = scale_for(plan, INPUT, plan.input_range)
     values: Values = np.rint(np.clip(prepare(lines, plane) * scale, -limit, limit)).astype(plan.dtype)
     outputs = {INPUT: Planes(values, scale, limit)}
-    kept = ClientState(state, plan, plane, nonce) if state is not None else None
+    kept = ClientState(state, plan, plane) if state is not None else None
     done = kept.load(outputs) if kept else 0
     last_use, saturated = lines.last_use(), 0
     total, sent = sum(r.groups for r in plan.rounds), sum(r.groups for r in plan.rounds[:done])

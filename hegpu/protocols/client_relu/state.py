@@ -17,9 +17,9 @@ from hegpu.protocols.client_relu.plan import Plan
 class ClientState:
     """``progress.json`` says which round is next and which outputs it may need; each lies in a file of its own."""
 
-    def __init__(self, folder: Path, plan: Plan, hu: npt.NDArray[np.float64], nonce: bytes) -> None:
+    def __init__(self, folder: Path, plan: Plan, hu: npt.NDArray[np.float64]) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        h = hashlib.blake2b(np.ascontiguousarray(hu).tobytes() + nonce, digest_size=16, key=plan.hash.encode())
+        h = hashlib.blake2b(np.ascontiguousarray(hu).tobytes(), digest_size=16, key=plan.hash.encode())
         self.folder, self.run = folder, h.hexdigest()
         self.written: set[str] = set()
 
@@ -32,7 +32,7 @@ class ClientState:
             progress = json.loads(path.read_text())
             if progress["run"] != self.run:
                 raise FormatError(
-                    f"client-relu: {self.folder} keeps another slice, plan or session; remove it or choose another state"
+                    f"client-relu: {self.folder} keeps another slice or plan; remove it or choose another state"
                 )
             found = {}
             for name, (file, scale, limit) in progress["outputs"].items():

@@ -1,0 +1,1 @@
+"""The denoising service: an HTTP server that computes on ciphertexts, and its client."""
