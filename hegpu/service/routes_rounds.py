@@ -31,6 +31,7 @@ def routes(service: Service, authenticate: Callable[..., Awaitable[Caller]]) -> 
 
     @router.put(
         "/sessions/{session}/rounds/{round}/groups/{group}/{message_id}",
+        status_code=200,  # FastAPI would read it from the constructor of Answer, which has none
         response_class=Answer,
         responses={200: {"content": BINARY}},
         openapi_extra={"requestBody": {"required": True, "content": BINARY}},

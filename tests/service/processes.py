@@ -1,5 +1,6 @@
 """Real servers and clients as processes, and a line between them that breaks."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -125,10 +126,8 @@ class BreakingLine:
         except OSError:
             pass
         for end in (source, target):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def close(self) -> None:
         self._listener.close()

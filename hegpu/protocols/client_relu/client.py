@@ -90,13 +90,19 @@ def denoise(
                 progress(sent, total)
 
         name = lines.layers[r.index].name
-        source = outputs[lines.source_of(r.index)].at(backend, r.in_scale, r.limit)
+        source_name = lines.source_of(r.index)
+        source = outputs[source_name].at(backend, r.in_scale, r.limit)
+        if last_use[source_name] == r.index and lines.layers[r.index].skip != source_name:
+            del outputs[source_name]  # before the round, which holds a padded copy
         skip_name = lines.layers[r.index].skip
         skip = outputs[skip_name] if skip_name else None
-        received = _Round(backend, plan, r, nonce, source, skip).run(exchange, advance)
+        now = _Round(backend, plan, r, nonce, source, skip)
+        del source
+        received = now.run(exchange, advance)
+        del now
         if r.bits:
             outputs[name] = Planes(received, *output_scale(plan, r.index))
-            saturated += int(np.count_nonzero(np.abs(received) >= outputs[name].limit))
+            saturated += _count_at(received, outputs[name].limit)
         else:
             result = received[0]
         for old in [o for o in outputs if last_use.get(o, r.index) <= r.index and o != name]:
@@ -107,6 +113,11 @@ def denoise(
     if kept:
         kept.finish()
     return finish(lines, result, plane), Report(saturated, clipped)
+
+
+def _count_at(values: Values, limit: int) -> int:
+    """How many saturated; a channel at a time, since a plane of flags for all of them is large."""
+    return sum(int(np.count_nonzero(v == limit)) + int(np.count_nonzero(v == -limit)) for v in values)
 
 
 class _Round:

@@ -71,6 +71,7 @@ class ClientState:
 def write_array(path: Path, values: SignedInts) -> None:
     import io
 
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    write_atomic(path, buffer.getbuffer(), 0o600)
+    header = io.BytesIO()
+    contiguous = np.ascontiguousarray(values)
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(contiguous))
+    write_atomic(path, [header.getvalue(), contiguous.data.cast("B")], 0o600)
