@@ -24,10 +24,12 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def start(*arguments: str, log: Path, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
+def start(
+    *arguments: str, log: Path, prefix: tuple[str, ...] = (), script: tuple[str, ...] = (str(FAKE),), **environment: str
+) -> subprocess.Popen:
     with log.open("ab") as output:
         return subprocess.Popen(
-            [*prefix, sys.executable, str(FAKE), *arguments], stdout=output, stderr=output,
+            [*prefix, sys.executable, *script, *arguments], stdout=output, stderr=output,
             env={**os.environ, "HEGPU_THREADS": "1", **environment},
         )  # fmt: skip
 
@@ -41,6 +43,8 @@ def wait_for(condition, seconds: float = 20.0, what: str = "the condition") -> N
 
 class Server:
     """``hegpu serve`` on loopback with three tokens: two hospitals, and one that may hold the model."""
+
+    script: tuple[str, ...] = (str(FAKE),)
 
     def __init__(self, folder: Path, *options: str, tls: bool = False, state: Path | None = None, **environment: str):
         self.folder, self.port, self.log = folder, free_port(), folder / "server.log"
@@ -61,7 +65,7 @@ class Server:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def start(self, prefix: tuple[str, ...] = ()) -> None:
-        self.process = start(*self._arguments, log=self.log, prefix=prefix, **self._environment)
+        self.process = start(*self._arguments, log=self.log, prefix=prefix, script=self.script, **self._environment)
         wait_for(self._is_up, what="the server")
 
     def _is_up(self) -> bool:
@@ -128,6 +132,7 @@ class BreakingLine:
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()  # the other direction closes the other end
 
     def close(self) -> None:
         self._listener.close()

@@ -228,13 +228,12 @@ def test_mutated_frames_are_refused_and_the_server_lives(server: Server, backend
                 body[header:] = body[header:][::-1]
             else:
                 body = bytearray(os.urandom(len(body)))
-            changed = bytes(body) != encrypted
             answer = put(http, session, bytes(body))
             if answer.status_code != 200:  # a byte may have been set to itself, or to another valid one
                 assert 400 <= answer.status_code < 500
                 refused(answer, answer.status_code)
             else:
-                assert kind in ("header", "residue", "swap") and changed
+                assert kind == "header"
             http.delete(f"/v1/sessions/{session['session']}")
 
     mutate()
@@ -261,7 +260,6 @@ def test_key_blobs(server: Server) -> None:
         assert "delete" in refused(http.put(f"/v1/keys/{'0' * 32}", content=bytes(2 << 20)), 413)["what_to_do"]  # quota
         refused(http.put(f"/v1/keys/{name}", content=iter([blob])), 411)
         assert http.delete(f"/v1/keys/{name}").status_code == 204
-        refused(http.head(f"/v1/keys/{name}"), 404) if False else None
         assert http.head(f"/v1/keys/{name}").status_code == 404
     assert not list((server.state / "keys").glob("*/.*"))
 
