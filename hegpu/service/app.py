@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -66,7 +67,12 @@ def create_app(service: Service) -> FastAPI:
         """For Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    problems: dict[int | str, dict[str, object]] = {status: {"model": Problem} for status in _REFUSALS}
+    # Not as a model: FastAPI would announce it in the media type of the good answer.
+    problem: dict[str, Any] = {
+        "description": "Refused",
+        "content": {"application/json": {"schema": Problem.model_json_schema()}},
+    }
+    problems: dict[int | str, dict[str, Any]] = dict.fromkeys(_REFUSALS, problem)
     authenticate = authenticator(service.tokens)
     for module in (routes_sessions, routes_rounds, routes_keys):
         app.include_router(module.routes(service, authenticate), responses=problems)

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hegpu.service.bodies import receive
 from hegpu.service.errors import ServiceError
@@ -29,12 +29,20 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _whole(value: object) -> object:
+    """In JSON 48.0 is an integer, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Side = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_SIDE)]
+
+
 class SessionRequest(_Strict):
     model: str = Field(min_length=1, max_length=64)
     protocol: Literal["linear", "client-relu"]
     preset: str | None = Field(None, min_length=1, max_length=32)
-    height: int = Field(ge=1, le=MAX_SIDE)
-    width: int = Field(ge=1, le=MAX_SIDE)
+    height: Side
+    width: Side
     accept_model_disclosure: bool = False
 
 

@@ -34,7 +34,7 @@ def start(
         )  # fmt: skip
 
 
-def wait_for(condition, seconds: float = 20.0, what: str = "the condition") -> None:
+def wait_for(condition, seconds: float = 90.0, what: str = "the condition") -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"

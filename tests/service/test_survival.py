@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_relu import GROUPS, ROUNDS
+from fake_relu import GROUPS, ROUNDS, fake_client
 from processes import TLS, BreakingLine, Server, start, wait_for
 from test_server import encrypted, opened, put, refused
 
@@ -18,14 +18,15 @@ import hegpu
 from hegpu.ct.dicom import example_slice_path, read_slice
 from hegpu.errors import HegpuError
 from hegpu.nets.plaintext import run
-from hegpu.service.client import Task, denoise, finish
+from hegpu.service.client import CLIENTS, Task, denoise, finish
 from hegpu.service.http import Connection
 
 RELU = Task("linear", "client-relu", None, True)
 
 
-def test_a_server_killed_in_the_middle_goes_on(tmp_path, backend, hu) -> None:
+def test_a_server_killed_in_the_middle_goes_on(tmp_path, backend, hu, monkeypatch) -> None:
     """Computed answers are computed again, kept answers are given again, and what was refused stays refused."""
+    monkeypatch.setitem(CLIENTS, "client-relu", fake_client)
     server = Server(tmp_path, FAKE_SECONDS="0.1")
     connection = Connection(server.url, server.tokens["partner"])
     try:

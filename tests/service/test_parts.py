@@ -1,0 +1,136 @@
+"""Tokens, the queue, and what the server refuses to start with."""
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import wait
+
+import pytest
+
+from hegpu.errors import FormatError, ModelError, ParameterError
+from hegpu.service.catalogue import load_catalogue
+from hegpu.service.errors import ServiceError, as_service_error
+from hegpu.service.jobs import MAX_PASSED_OVER, Jobs, RoundJob
+from hegpu.service.service import PROTOCOLS
+from hegpu.service.tokens import Caller, Tokens, make_token
+
+
+def test_tokens(tmp_path) -> None:
+    path = tmp_path / "tokens"
+    one, two = make_token("one", path, False), make_token("two", path, True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert one not in path.read_text()
+    path.write_text("# hospitals\n\n" + path.read_text())
+    tokens = Tokens.read(path)
+    assert tokens.find(one) == Caller("one", False)
+    assert tokens.find(two) == Caller("two", True)
+    for wrong in ("", one[:-1], one + "x", "\udcff".encode("utf-8", "surrogatepass").decode("latin-1")):
+        assert tokens.find(wrong) is None
+    with pytest.raises(ParameterError, match="already"):
+        make_token("one", path, False)
+    for name in ("a b", "", "../x", "-", "x" * 65):
+        with pytest.raises(ParameterError, match="letters"):
+            make_token(name, path, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# nothing\n", "name\n", "name 123\n", f"n {'0' * 64} other\n", f"n {'0' * 64}\nn {'1' * 64}\n", "\udc80"],
+)
+def test_damaged_token_files(tmp_path, text) -> None:
+    (tmp_path / "tokens").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(FormatError):
+        Tokens.read(tmp_path / "tokens")
+
+
+def job(round: int) -> RoundJob:
+    return RoundJob("p", "m", "{}", round, 0, b"", b"")
+
+
+def test_the_queue_keeps_to_the_weights_at_hand_but_nobody_starves() -> None:
+    started, go, done = threading.Event(), threading.Event(), []
+
+    def work(j: RoundJob) -> bytes:
+        started.set()
+        go.wait(10)
+        done.append(j.round)
+        return b""
+
+    jobs = Jobs(work, lambda j: j.round == 1, limit=64)
+    first = jobs.submit(job(0))
+    started.wait(10)
+    futures = [jobs.submit(job(2)), *(jobs.submit(job(1)) for _ in range(MAX_PASSED_OVER + 4))]
+    assert (jobs.progress.waiting, jobs.progress.running) == (MAX_PASSED_OVER + 5, 1)
+    go.set()
+    wait([first, *futures], 10)
+    assert done == [0, *[1] * MAX_PASSED_OVER, 2, *[1] * 4]
+    assert (jobs.progress.waiting, jobs.progress.running, jobs.progress.done) == (0, 0, MAX_PASSED_OVER + 6)
+    jobs.close()
+
+
+def test_a_full_queue_a_failing_job_and_the_end() -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def work(j: RoundJob) -> bytes:
+        started.set()
+        go.wait(10)
+        if j.round == 7:
+            raise MemoryError
+        return b"done"
+
+    jobs = Jobs(work, lambda j: False, limit=2)
+    failing = jobs.submit(job(7))
+    started.wait(10)
+    good, late = jobs.submit(job(1)), jobs.submit(job(2))
+    for refuse in (jobs.check, lambda: jobs.submit(job(3))):
+        with pytest.raises(ServiceError) as full:
+            refuse()
+        assert full.value.status == 429
+        assert 1 <= int(full.value.headers["Retry-After"]) <= 30
+    go.set()
+    assert isinstance(failing.exception(10), MemoryError)
+    assert good.result(10) == late.result(10) == b"done"
+    assert jobs.progress.failed == 1
+    jobs.close()
+    with pytest.raises(ServiceError, match="going down"):
+        jobs.submit(job(1))
+
+
+def test_foreign_errors_tell_only_their_kind() -> None:
+    assert "0x5ec3e7" not in str(as_service_error(ValueError("0x5ec3e7")).body())
+    assert as_service_error(OSError(28, "No space left", "/var/x")).status == 507
+    assert as_service_error(FormatError("load: it is damaged; get it again")).body() == {
+        "error": "it is damaged", "operation": "load", "what_to_do": "get it again"
+    }  # fmt: skip
+
+
+def test_models_that_cannot_be_offered(tmp_path) -> None:
+    with pytest.raises(ModelError, match="no folder"):
+        load_catalogue(tmp_path / "nothing", False, PROTOCOLS)
+    with pytest.raises(ModelError, match="--shipped"):
+        load_catalogue(tmp_path, False, PROTOCOLS)
+    (tmp_path / "linear.safetensors").write_bytes(b"no network")
+    with pytest.raises(ModelError, match="rename"):
+        load_catalogue(tmp_path, True, PROTOCOLS)
+    with pytest.raises(ModelError, match="repair"):
+        load_catalogue(tmp_path, False, PROTOCOLS)
+    (tmp_path / "linear.safetensors").rename(tmp_path / "a b.safetensors")
+    with pytest.raises(ModelError, match="letters"):
+        load_catalogue(tmp_path, False, PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ([], "--insecure-no-token"),
+        (["--insecure-no-token", "--host", "0.0.0.0"], "loopback"),
+        (["--tls-cert", "x"], "both"),
+    ],
+)
+def test_servers_that_do_not_start(tmp_path, options, text) -> None:
+    command = [sys.executable, "-c", "from hegpu.cli import main; main()", "serve", "--models", ".", *options]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 1
+    assert text in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "hegpu-state").exists()
