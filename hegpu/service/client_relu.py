@@ -38,9 +38,11 @@ class ClientReluServer:
     def load_plan(self, data: dict[str, Any]) -> Plan:
         return _load(json.dumps(data, sort_keys=True))
 
-    def prepare(self, backend: Backend, net: Network, plan: AnyPlan, round: int) -> server.Prepared:
+    def prepare(
+        self, backend: Backend, net: Network, plan: AnyPlan, round: int, recycle: server.Prepared | None
+    ) -> server.Prepared:
         assert isinstance(plan, Plan)
-        return server.prepare(backend, net, plan, round)
+        return server.prepare(backend, net, plan, round, recycle)
 
     def answer(self, backend: Backend, prepared: server.Prepared, nonce: bytes, group: int, body: bytes) -> bytes:
         return server.answer(backend, prepared, group, nonce, body)

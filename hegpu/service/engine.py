@@ -19,7 +19,8 @@ _Key = tuple[str, str, str, int]
 
 
 class Engine:
-    """``timed(stage)`` is a context manager that measures a stage."""
+    """``timed(stage)`` is a context manager that measures a stage. Runs one job at a time: the oldest weights give their
+    memory to the next ones."""
 
     def __init__(
         self, backend: Backend, catalogue: Catalogue, timed: Callable[[str], AbstractContextManager[None]]
@@ -52,12 +53,15 @@ class Engine:
         key = _key(job)
         with self._lock:
             if key not in self._prepared:
-                while len(self._prepared) >= KEPT:  # before, not after: never more than KEPT in memory
-                    self._prepared.popitem(last=False)
+                recycle = None
+                if len(self._prepared) >= KEPT:  # before, not after: never more than KEPT in memory
+                    (of, *_), old = self._prepared.popitem(last=False)
+                    recycle = old if of == job.protocol else None
+                    del old
                 with self._timed("prepare"):
                     protocol = self._catalogue.protocols[job.protocol]
                     plan = protocol.load_plan(json.loads(job.plan))
-                    self._prepared[key] = protocol.prepare(self._backend, model.net, plan, job.round)
+                    self._prepared[key] = protocol.prepare(self._backend, model.net, plan, job.round, recycle)
             self._prepared.move_to_end(key)
             return self._prepared[key]
 

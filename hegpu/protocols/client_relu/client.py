@@ -5,6 +5,7 @@ tile, so no stream is used twice. What is sent depends on the slice through ciph
 messages are the plan's. Values beyond the range are saturated, never reported.
 """
 
+import contextlib
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -77,41 +78,44 @@ def denoise(
     values: Values = np.rint(np.clip(prepare(lines, plane) * scale, -limit, limit)).astype(plan.dtype)
     outputs = {INPUT: Planes(values, scale, limit)}
     kept = ClientState(state, plan, plane) if state is not None else None
-    done = kept.load(outputs) if kept else 0
-    last_use, saturated = lines.last_use(), 0
-    total, sent = sum(r.groups for r in plan.rounds), sum(r.groups for r in plan.rounds[:done])
-    result: F64 | None = None
-    for r in plan.rounds[done:]:
+    with contextlib.ExitStack() as stack:
+        if kept:
+            stack.callback(kept.close)
+        done = kept.load(outputs) if kept else 0
+        last_use, saturated = lines.last_use(), 0
+        total, sent = sum(r.groups for r in plan.rounds), sum(r.groups for r in plan.rounds[:done])
+        result: F64 | None = None
+        for r in plan.rounds[done:]:
 
-        def advance() -> None:
-            nonlocal sent
-            sent += 1
-            if progress:
-                progress(sent, total)
+            def advance() -> None:
+                nonlocal sent
+                sent += 1
+                if progress:
+                    progress(sent, total)
 
-        name = lines.layers[r.index].name
-        source_name = lines.source_of(r.index)
-        source = outputs[source_name].at(backend, r.in_scale, r.limit)
-        if last_use[source_name] == r.index and lines.layers[r.index].skip != source_name:
-            del outputs[source_name]  # before the round, which holds a padded copy
-        skip_name = lines.layers[r.index].skip
-        skip = outputs[skip_name] if skip_name else None
-        now = _Round(backend, plan, r, nonce, source, skip)
-        del source
-        received = now.run(exchange, advance)
-        del now
-        if r.bits:
-            outputs[name] = Planes(received, *output_scale(plan, r.index))
-            saturated += _count_at(received, outputs[name].limit)
-        else:
-            result = received[0]
-        for old in [o for o in outputs if last_use.get(o, r.index) <= r.index and o != name]:
-            del outputs[old]
-        if kept and r.bits:
-            kept.save(r.index + 1, outputs)
-    assert result is not None
-    if kept:
-        kept.finish()
+            name = lines.layers[r.index].name
+            source_name = lines.source_of(r.index)
+            source = outputs[source_name].at(backend, r.in_scale, r.limit)
+            if last_use[source_name] == r.index and lines.layers[r.index].skip != source_name:
+                del outputs[source_name]  # before the round, which holds a padded copy
+            skip_name = lines.layers[r.index].skip
+            skip = outputs[skip_name] if skip_name else None
+            now = _Round(backend, plan, r, nonce, source, skip)
+            del source
+            received = now.run(exchange, advance)
+            del now
+            if r.bits:
+                outputs[name] = Planes(received, *output_scale(plan, r.index))
+                saturated += _count_at(received, outputs[name].limit)
+            else:
+                result = received[0]
+            for old in [o for o in outputs if last_use.get(o, r.index) <= r.index and o != name]:
+                del outputs[old]
+            if kept and r.bits:
+                kept.save(r.index + 1, outputs)
+        assert result is not None
+        if kept:
+            kept.finish()
     return finish(lines, result, plane), Report(saturated, clipped)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ class ClientState:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         h = hashlib.blake2b(np.ascontiguousarray(hu).tobytes(), digest_size=16, key=plan.hash.encode())
         self.folder, self.run = folder, h.hexdigest()
+        self._writer = ThreadPoolExecutor(1)  # the disk works while the next round is encrypted
+        self._last: Future[None] | None = None
         self.written: set[str] = set()
 
     def load(self, outputs: dict[str, Planes]) -> int:
@@ -49,6 +52,20 @@ class ClientState:
             ) from cause
 
     def save(self, following: int, outputs: dict[str, Planes]) -> None:
+        """Start to keep ``outputs``, of which ``following`` is the next round. Raises what the last save met."""
+        self.settle()
+        self._last = self._writer.submit(self._save, following, dict(outputs))
+
+    def settle(self) -> None:
+        if self._last is not None:
+            self._last.result()
+            self._last = None
+
+    def close(self) -> None:
+        """Waits for the disk."""
+        self._writer.shutdown()
+
+    def _save(self, following: int, outputs: dict[str, Planes]) -> None:
         entries = {}
         for name, planes in sorted(outputs.items()):
             file = f"{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}.npy"
@@ -64,6 +81,7 @@ class ClientState:
 
     def finish(self) -> None:
         """The run is over: nothing of it stays."""
+        self.settle()
         for file in [*self.written, "progress.json"]:
             (self.folder / file).unlink(missing_ok=True)
 
