@@ -29,6 +29,7 @@ from hegpu.protocols.client_relu.plan import Plan, plan_network
 from hegpu.protocols.client_relu.server import answer
 from hegpu.protocols.client_relu.server import prepare as prepare_round
 from hegpu.protocols.client_relu.weights import CBD_LARGEST, integers, kernels
+from hegpu.ring.primes import ntt_primes
 
 CPU = CpuBackend(threads=2)
 NONCE = bytes(range(16))
@@ -259,6 +260,13 @@ def test_a_hostile_plan_is_refused_or_harmless(data) -> None:
     target[key] = data.draw(st.sampled_from([None, -1, 0, 1 << 60, 1e300, math.nan, "x", [], {}, [1, 2], True]))
     with contextlib.suppress(FormatError):
         Plan.from_json(value)
+
+
+def test_a_server_does_not_choose_the_security() -> None:
+    plan = plan_network(small("redcnn"), "compact", (40, 40))
+    weak = dataclasses.replace(plan.params, name="insecure_small", n=1024, q_primes=ntt_primes(22, 1024, 2))
+    with pytest.raises(FormatError, match="do not use this server"):
+        Plan.from_json({**plan.to_json(), "params": weak.to_json()})
 
 
 def test_what_is_sent_does_not_depend_on_the_slice() -> None:

@@ -209,6 +209,8 @@ def _round(entry: dict[str, Any], n: int) -> Round:
 
 def _check(p: Plan) -> None:
     """What a client must not take on trust: that the rounds are the layers, and that sizes and limits are sane."""
+    if p.params not in [preset(name) for name in SETS.get(p.preset, ())]:  # a server does not choose the security
+        raise FormatError(f"Plan: parameters {p.params.name!r} are not of preset {p.preset!r}; do not use this server")
     if not len(p.rounds) == len(p.quads) == len(p.sigmas) == len(p.outline.layers):
         raise FormatError("Plan: the rounds are not the network's layers")
     sizes = plane_sizes(p.outline, p.shape)
@@ -224,5 +226,5 @@ def _check(p: Plan) -> None:
         ok = ok and (quad is None or (len(quad[0]) == len(quad[1]) == layer.outputs))
         if not ok:
             raise FormatError(f"Plan: round {index} contradicts its layer or its limits")
-    if len(p.params.q_primes) != 2 or not 0 < p.input_range < 1e9:
-        raise FormatError("Plan: the parameters are not those of client-relu")
+    if not 0 < p.input_range < 1e9:
+        raise FormatError("Plan: the input range is out of range")
