@@ -263,7 +263,7 @@ def test_a_hostile_plan_is_refused_or_harmless(data) -> None:
 
 
 def test_a_server_does_not_choose_the_security() -> None:
-    plan = plan_network(small("redcnn"), "compact", (40, 40))
+    plan = plan_network(small("redcnn"), "compact", (8, 8))
     weak = dataclasses.replace(plan.params, name="insecure_small", n=1024, q_primes=ntt_primes(22, 1024, 2))
     with pytest.raises(FormatError, match="do not use this server"):
         Plan.from_json({**plan.to_json(), "params": weak.to_json()})

@@ -52,6 +52,7 @@ class Server:
         tokens = folder / "tokens"
         self.tokens = {name: make_token(name, tokens, name == "partner") for name in ("clinic", "other", "partner")}
         (folder / "models").mkdir()
+        self.add_models(folder / "models")
         self._arguments = (
             "serve", "--models", str(folder / "models"), "--shipped", "--tokens", str(tokens),
             "--state", str(self.state), "--port", str(self.port), *options,
@@ -59,6 +60,9 @@ class Server:
         )  # fmt: skip
         self._environment = environment
         self.start()
+
+    def add_models(self, folder: Path) -> None:
+        """Beside the shipped ones."""
 
     @property
     def url(self) -> str:
