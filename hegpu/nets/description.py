@@ -183,8 +183,34 @@ def slot_plane(shape: tuple[int, int], phases: tuple[int, int]) -> tuple[int, in
     return height, width
 
 
+class Graph:
+    """How layers connect: what a network and its outline share."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    lifting: tuple[str, ...]
+
+    def source_of(self, index: int) -> str:
+        """The name of the output that layer ``index`` convolves."""
+        return self.layers[index].source or (self.layers[index - 1].name if index else INPUT)
+
+    def last_use(self) -> dict[str, int]:
+        """The index of the last layer that reads each output; what is not read again can be forgotten."""
+        return {
+            name: index
+            for index, layer in enumerate(self.layers)
+            for name in (self.source_of(index), layer.skip)
+            if name
+        }
+
+    @property
+    def radius(self) -> int:
+        """How many pixels away an input pixel can still change an output pixel; the padding of the border rule."""
+        return check_graph(self.name, self.layers, len(self.lifting))[self.layers[-1].name]
+
+
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(Graph):
     """A whole denoiser: layers in order of execution, float32 weights, and what the client does around it.
 
     ``weights`` holds the arrays that ``weight_shapes`` lists and nothing else; they are copied and made read-only.
@@ -299,21 +325,3 @@ class Network:
             array.flags.writeable = False
             taken[key] = array
         object.__setattr__(self, "weights", taken)
-
-    def source_of(self, index: int) -> str:
-        """The name of the output that layer ``index`` convolves."""
-        return self.layers[index].source or (self.layers[index - 1].name if index else INPUT)
-
-    def last_use(self) -> dict[str, int]:
-        """The index of the last layer that reads each output; what is not read again can be forgotten."""
-        return {
-            name: index
-            for index, layer in enumerate(self.layers)
-            for name in (self.source_of(index), layer.skip)
-            if name
-        }
-
-    @property
-    def radius(self) -> int:
-        """How many pixels away an input pixel can still change an output pixel; the padding of the border rule."""
-        return check_graph(self.name, self.layers, len(self.lifting))[self.layers[-1].name]

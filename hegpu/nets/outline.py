@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hegpu.errors import FormatError, ModelError
-from hegpu.nets.description import BORDERS, INPUT, Layer, Network, check_graph
+from hegpu.nets.description import BORDERS, Graph, Layer, Network, check_graph
 from hegpu.nets.lifting import check_lifting
 
 _LAYER = {"name": str, "op": str, "kernel": int, "inputs": int, "outputs": int, "source": str, "activation": str}
 
 
 @dataclass(frozen=True)
-class Outline:
+class Outline(Graph):
     """The fields of :class:`~hegpu.nets.description.Network` of the same names, and ``radius``."""
 
     name: str
@@ -34,23 +34,6 @@ class Outline:
             raise ModelError(f"Outline {self.name!r:.80}: phases {self.phases!r:.80} are not two integers from 1 to 64")
         if not (abs(self.hu_offset) <= 1e6 and 1e-6 <= self.hu_scale <= 1e6):
             raise ModelError(f"Outline {self.name!r:.80}: a Hounsfield offset or scale is out of range")
-
-    @property
-    def radius(self) -> int:
-        return check_graph(self.name, self.layers, len(self.lifting))[self.layers[-1].name]
-
-    def source_of(self, index: int) -> str:
-        """The name of the output that layer ``index`` convolves."""
-        return self.layers[index].source or (self.layers[index - 1].name if index else INPUT)
-
-    def last_use(self) -> dict[str, int]:
-        """The index of the last layer that reads each output."""
-        return {
-            name: index
-            for index, layer in enumerate(self.layers)
-            for name in (self.source_of(index), layer.skip)
-            if name
-        }
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "lifting": list(self.lifting), "phases": self.phases and list(self.phases)}

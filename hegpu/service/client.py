@@ -14,16 +14,18 @@ from hegpu.api import key_fingerprint
 from hegpu.backend.protocol import Backend
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import FormatError, HegpuError, KeyMismatchError, ParameterError
+from hegpu.protocols.client_relu.client import denoise as denoise_rounds
+from hegpu.protocols.client_relu.plan import Plan
 from hegpu.protocols.linear import MasterKey, decrypt_result, encrypt_slice
 from hegpu.protocols.messages import dump_slice, load_result, load_slice
 from hegpu.ring.random import fresh_key
-from hegpu.service.client_relu import denoise as denoise_rounds
+from hegpu.service.client_relu import ClientReluServer
 from hegpu.service.client_state import ClientSession, ClientState
 from hegpu.service.http import Connection, Refused
 from hegpu.service.linear import LinearPlan
 
 F64 = npt.NDArray[np.float64]
-_SECRET, _SLICE = "master.secret", "slice.ct"
+_SECRET, _SLICE, _ROUNDS = "master.secret", "slice.ct", "rounds"
 _SESSION_IS_OF_NO_USE = (404, 409, 410)
 
 
@@ -149,7 +151,16 @@ def _own_secret(state: ClientState) -> bytes:
 
 
 def _client_relu(link: Link, hu: F64) -> F64:
-    result, report = denoise_rounds(link.backend, link.connection, link.state, link.session, hu, link.preset)
+    plan = Plan.from_json(link.session.plan)
+    if plan.shape != hu.shape or plan.preset != (link.preset or ClientReluServer.presets[0]):
+        raise FormatError("client: the server planned for another slice or preset; this service is not to be used")
+
+    def exchange(index: int, group: int, message_id: str, body: bytes) -> bytes:
+        return link.exchange(index, group, message_id, body, plan.answer_bytes(index, group))
+
+    result, report = denoise_rounds(
+        link.backend, plan, hu, exchange, nonce=link.session.nonce, state=link.state.folder / _ROUNDS
+    )
     if report.saturated:
         warnings.warn(
             f"client-relu: {report.saturated} values left the network's recorded range and were clipped; the result may "

@@ -4,19 +4,11 @@ import functools
 import json
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from hegpu.backend.protocol import Backend
-from hegpu.errors import FormatError
 from hegpu.nets.description import Network
-from hegpu.protocols.client_relu import client, server
+from hegpu.protocols.client_relu import server
 from hegpu.protocols.client_relu.plan import Plan, plan_network
-from hegpu.service.client_state import ClientSession, ClientState
-from hegpu.service.http import Connection
 from hegpu.service.protocols import Plan as AnyPlan
-
-ROUNDS = "rounds"
 
 
 class ClientReluServer:
@@ -51,23 +43,3 @@ class ClientReluServer:
 @functools.lru_cache(maxsize=64)
 def _load(text: str) -> Plan:
     return Plan.from_json(json.loads(text))
-
-
-def denoise(
-    backend: Backend,
-    connection: Connection,
-    state: ClientState,
-    session: ClientSession,
-    hu: npt.NDArray[np.float64],
-    preset: str | None,
-) -> tuple[npt.NDArray[np.float64], client.Report]:
-    """Every round against the server; finished rounds stay in the state folder until the run is over."""
-    plan = Plan.from_json(session.plan)
-    if plan.shape != hu.shape or plan.preset != (preset or ClientReluServer.presets[0]):
-        raise FormatError("client: the server planned for another slice or preset; this service is not to be used")
-
-    def exchange(index: int, group: int, message_id: str, body: bytes) -> bytes:
-        path = f"/v1/sessions/{session.id}/rounds/{index}/groups/{group}/{message_id}"
-        return connection.put(path, body, plan.answer_bytes(index, group))
-
-    return client.denoise(backend, plan, hu, exchange, nonce=session.nonce, state=state.folder / ROUNDS)

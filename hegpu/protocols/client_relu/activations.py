@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hegpu.backend.protocol import Backend, SignedInts
-from hegpu.nets.description import Layer
 from hegpu.nets.plaintext import activate
 from hegpu.protocols.client_relu.plan import Plan
+
+F64 = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -52,16 +53,13 @@ def finish_words(
         low = 0.0 if layer.activation == "relu" else float(-limit)
         ratio = 0.0 if skip is None else scale / skip_scale
         return backend.requantise(words, unit * scale, skip, ratio, low, float(limit))
-    value = _activate(
-        plan, index, layer, words * np.float64(unit), None if skip is None else skip / np.float64(skip_scale)
-    )
+    value = activated(plan, index, words * np.float64(unit), skip, skip_scale)
     return np.rint(np.clip(value * scale, -limit, limit)).astype(words.dtype)
 
 
-def _activate(
-    plan: Plan, index: int, layer: Layer, x: npt.NDArray[np.float64], skip: npt.NDArray[np.float64] | None
-) -> npt.NDArray[np.float64]:
+def activated(plan: Plan, index: int, x: F64, skip: SignedInts | None, skip_scale: float) -> F64:
+    """A layer's output ``[outputs, m]`` in network units from its pre-activations ``[planes, m]``."""
     quad = plan.quads[index]
     weights = {} if quad is None else {"linear": np.array(quad[0]), "square": np.array(quad[1])}
-    planes = x[:, None]
-    return activate(layer, weights, planes, None if skip is None else skip[:, None])[:, 0]
+    added = None if skip is None else (skip / np.float64(skip_scale))[:, None]
+    return activate(plan.outline.layers[index], weights, x[:, None], added)[:, 0]

@@ -24,8 +24,8 @@ from hegpu.ckks.wire import unpack_residues
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import ImageError
 from hegpu.nets.description import INPUT
-from hegpu.nets.plaintext import activate, finish, pad_for, prepare
-from hegpu.protocols.client_relu.activations import Planes, finish_words, output_scale, scale_for
+from hegpu.nets.plaintext import finish, pad_for, prepare
+from hegpu.protocols.client_relu.activations import Planes, activated, finish_words, output_scale, scale_for
 from hegpu.protocols.client_relu.messages import dump_request, load_answer
 from hegpu.protocols.client_relu.plan import Plan
 from hegpu.protocols.client_relu.rounds import Round
@@ -197,15 +197,7 @@ class _Round:
         scale = 1.0 if self.skip is None else self.skip.scale
         if self.round.bits:
             return finish_words(self.backend, self.plan, self.round.index, words, skip, scale)
-        layer = self.plan.outline.layers[self.round.index]
-        if layer.activation == "quad":
-            quad = self.plan.quads[self.round.index]
-            assert quad is not None
-            weights = {"linear": np.array(quad[0]), "square": np.array(quad[1])}
-        else:
-            weights = {}
-        added = None if skip is None else (skip / scale)[:, None]
-        return activate(layer, weights, words[:, None].astype(np.float64), added)[:, 0]
+        return activated(self.plan, self.round.index, words, skip, scale)
 
     def _cropped(self) -> Values:
         """To the size of a smaller skip, about the centre."""
