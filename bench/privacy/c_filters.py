@@ -32,7 +32,8 @@ class Size:
 
 
 def filters() -> dict[str, F64]:
-    """5 x 5, of sum 1 on multiples of 2^-12: A and B are alike in width; C smooths hard, D not at all, E sharpens."""
+    """5 x 5, of sum 1 on multiples of 2^-12: A and B are alike in width; C smooths hard, D not at all,
+    E is as large as a filter may be, weights of both signs."""
     a, b = np.zeros((5, 5)), np.zeros((5, 5))
     a[2, 2], a[2, 1], a[2, 3] = 0.5, 0.25, 0.25
     b[2, 2], b[1, 2], b[3, 2] = 0.5, 0.25, 0.25
@@ -40,9 +41,10 @@ def filters() -> dict[str, F64]:
     c[2, 2] += 4096 - c.sum()
     d = np.zeros((5, 5))
     d[2, 2] = 1
-    e = np.full((5, 5), -0.25)
-    e[2, 2] = 7
-    return {"A": a, "B": b, "C": c / 4096, "D": d, "E": e}
+    e = np.full(25, 819.0)
+    e[:10] *= -1
+    e[12] += 4096 - e.sum()
+    return {"A": a, "B": b, "C": c / 4096, "D": d, "E": e.reshape(5, 5) / 4096}
 
 
 @dataclass
@@ -143,7 +145,7 @@ def _curve(result: Experiment, bench: Bench, rng: np.random.Generator) -> None:
 
 
 def _widths(result: Experiment, bench: Bench, rng: np.random.Generator) -> None:
-    """The flooding's width is chosen from |w|_2: it is itself visible. C and D have the same output on this slice."""
+    """The flooding's width is itself visible, so it may not follow the filter. C and D have the same output on this slice."""
     games = 40
     spreads = {label: np.mean([bench.product(("C", "D"), label)[1] for _ in range(5)]) for label in (0, 1)}
     border = float(np.sqrt(spreads[0] * spreads[1]))

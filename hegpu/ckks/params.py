@@ -102,7 +102,7 @@ class Parameters:
             if any(type(v) is not int for v in integers + primes) or len(primes) > 200:
                 raise FormatError("Parameters: a number is not an integer; the file is damaged")
             if not isinstance(value["name"], str) or len(value["name"]) > 64:
-                raise FormatError("Parameters: the name is damaged")
+                raise FormatError("Parameters: the name is damaged; get the file again")
             return Parameters(
                 value["name"],
                 value["n"],
@@ -116,7 +116,7 @@ class Parameters:
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as cause:
             if isinstance(cause, HegpuError):
                 raise
-            raise FormatError(f"Parameters: damaged or of another version ({cause})") from cause
+            raise FormatError(f"Parameters: damaged or of another version ({cause}); get the file again") from cause
 
 
 def _presets() -> dict[str, Parameters]:

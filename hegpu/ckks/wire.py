@@ -72,10 +72,14 @@ def load(data: bytes, kind: str, expect: Expect, max_bytes: int) -> tuple[dict[s
         raise FormatError(f"load: {len(data)} bytes are more than the limit of {max_bytes}; it is refused")
     header, tensors, start = header_of(data)
     if header.get("kind") != kind:
-        raise FormatError(f"load: this is a {header.get('kind')!r:.40} file, a {kind!r} file is needed here")
+        raise FormatError(
+            f"load: this is a {header.get('kind')!r:.40} file, a {kind!r} file is needed here; give that one"
+        )
     wanted = expect(header)
     if set(tensors) != set(wanted):
-        raise FormatError(f"load: the file holds {sorted(tensors)!r:.80}, a {kind!r} file holds {sorted(wanted)}")
+        raise FormatError(
+            f"load: the file holds {sorted(tensors)!r:.80}, a {kind!r} file holds {sorted(wanted)}; get it again"
+        )
     arrays: dict[str, Any] = {}
     spans = []
     for name, (dtype, shape) in wanted.items():

@@ -49,7 +49,7 @@ class Outline(Graph):
                 layers.append(Layer(**entry))
             numbers = (value["hu_offset"], value["hu_scale"])
             if any(type(v) not in (int, float) for v in numbers) or type(value["residual"]) is not bool:
-                raise FormatError("Outline: a number or flag is damaged")
+                raise FormatError("Outline: a number or flag is damaged; ask the server again")
             phases = value["phases"]
             return Outline(
                 str(value["name"])[:64], tuple(layers), float(numbers[0]), float(numbers[1]), value["border"],

@@ -92,7 +92,7 @@ def _c0_bytes(params: Parameters) -> int:
     try:
         return _bytes(params.n, packed_bits(params.q_primes, params.c0_drop_up))
     except ParameterError as cause:
-        raise FormatError(f"load: {cause}") from cause
+        raise FormatError(f"load: {cause}; get the file again") from cause
 
 
 def _pack_c0(backend: Backend, c0: U32, params: Parameters) -> npt.NDArray[np.uint8]:

@@ -95,7 +95,7 @@ class Plan:
             numbers = [value["input_range"], value["error_hu"], value["float32_hu"], *value["sigmas"]]
             shape = (value["shape"][0], value["shape"][1])
             if any(type(v) is not int for v in shape) or any(type(v) not in (int, float) for v in numbers):
-                raise FormatError("Plan: a number is damaged")
+                raise FormatError("Plan: a number is damaged; ask the server again")
             result = Plan(
                 preset=str(value["preset"])[:32],
                 params=params,
@@ -197,7 +197,7 @@ def _round_json(r: Round) -> dict[str, Any]:
 def _round(entry: dict[str, Any], n: int) -> Round:
     sides = {k: entry["tiling"][k] for k in ("height", "width", "halo", "tile_w", "tile_h")}
     if any(type(v) is not int for v in [*sides.values(), *(entry[k] for k in _NUMBERS)]):
-        raise FormatError("Plan: a number of a round is no integer")
+        raise FormatError("Plan: a number of a round is no integer; ask the server again")
     values = {k: entry[k] for k in _NUMBERS}
     return Round(
         tiling=Tiling(n, **sides),
@@ -212,7 +212,7 @@ def _check(p: Plan) -> None:
     if p.params not in [preset(name) for name in SETS.get(p.preset, ())]:  # a server does not choose the security
         raise FormatError(f"Plan: parameters {p.params.name!r} are not of preset {p.preset!r}; do not use this server")
     if not len(p.rounds) == len(p.quads) == len(p.sigmas) == len(p.outline.layers):
-        raise FormatError("Plan: the rounds are not the network's layers")
+        raise FormatError("Plan: the rounds are not the network's layers; ask the server again")
     sizes = plane_sizes(p.outline, p.shape)
     for index, (r, layer, size) in enumerate(zip(p.rounds, p.outline.layers, sizes, strict=True)):
         last = index == len(p.rounds) - 1
@@ -225,6 +225,6 @@ def _check(p: Plan) -> None:
         ok = ok and (quad is not None) == (layer.activation == "quad")
         ok = ok and (quad is None or (len(quad[0]) == len(quad[1]) == layer.outputs))
         if not ok:
-            raise FormatError(f"Plan: round {index} contradicts its layer or its limits")
+            raise FormatError(f"Plan: round {index} contradicts its layer or its limits; ask the server again")
     if not 0 < p.input_range < 1e9:
-        raise FormatError("Plan: the input range is out of range")
+        raise FormatError("Plan: the input range is out of range; ask the server again")
