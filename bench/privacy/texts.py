@@ -61,11 +61,12 @@ to missing noise, which algebra finds at once: their failure alone would mean li
     "b": """\
 *Reading.* `client-relu` gives the model away by design: it is for clients who may hold it. Channels that a slice never
 excites stay unknown from that slice; the client may send another. Over `linear` these two attacks find nothing in
-the ciphertexts (but see (c): the answer's spread and scale). But a linear filter *is* its outputs: from one image it follows to a few parts in 10^5.""",
+the ciphertexts. But a linear filter *is* its outputs: from one image it follows to a few parts in 10^5.""",
     "c": """\
 *Argument.* The total variation between W e + E and E is at most 2^-40 over all pixels of one slice, by the width of E
-alone; k slices answered under one filter add up to at most k 2^-40. This compares filters that are given *the same* width and
-scale. Where these are chosen from the filter, they are themselves a message about its norms, which the last two attacks read.""",
+alone; k slices answered under one filter add up to at most k 2^-40. All filters are given the
+same width and scale, by bounds that do not look at them: an earlier version followed the filter's norm, and the last two
+attacks read it off (40 of 40 games).""",
     "d": """\
 *Reading.* With one key for many slices the secret falls, and the formula says when. hegpu takes a new key for each slice
 (`linear`) or round (`client-relu`). In `compact` the noise is as large as the budget allows, so a shared image can tell
