@@ -180,8 +180,8 @@ class Backend(Protocol):
     def sample_uniform(self, key: bytes, domain: int, objects: U32, n: int, moduli: Moduli) -> U32:
         """Uniform residues for each of ``objects`` ``[...]`` -> ``[..., limb, n]``. Public values only.
 
-        Residue j of limb l of object o is ``word j & (2^bits(q_l) - 1)`` of the first stream
-        ``(domain, o, l + 65536 a)``, a = 0, 1, ..., for which that is below ``q_l``.
+        Residue j of limb l of object o is ``word j mod q_l`` of the first stream ``(domain, o, l + 65536 a)``,
+        a = 0, 1, ..., whose word j is below ``floor(2^32 / q_l) q_l``.
         """
         ...
 

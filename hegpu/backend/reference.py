@@ -194,13 +194,12 @@ class ReferenceBackend:
         out = np.empty((objects.size, len(moduli), n), np.uint32)
         for row, item in enumerate(objects.ravel().tolist()):
             for limb, q in enumerate(moduli):
-                mask = np.uint32((1 << q.bit_length()) - 1)
-                value, attempt = np.full(n, mask, np.uint32), 0
-                while (rejected := value >= q).any():
-                    words = stream_words(key, domain, item, limb + 65536 * attempt, 0, n) & mask
-                    value = np.where(rejected, words, value)
+                limit, attempt = 2**32 // q * q, 0
+                words = np.full(n, 2**32 - 1, np.uint32)
+                while (rejected := words >= limit).any():
+                    words = np.where(rejected, stream_words(key, domain, item, limb + 65536 * attempt, 0, n), words)
                     attempt += 1
-                out[row, limb] = value
+                out[row, limb] = words % q
         return out.reshape(*objects.shape, len(moduli), n)
 
     def sample_ternary(self, key: bytes, domain: int, objects: U32, n: int) -> I32:

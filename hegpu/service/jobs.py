@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from hegpu.ckks.wire import Body
 from hegpu.service.errors import ServiceError
 
 MAX_PASSED_OVER = 16
@@ -32,7 +33,7 @@ class RoundJob:
     round: int
     group: int
     nonce: bytes
-    body: bytes = field(repr=False)
+    body: Body = field(repr=False)
 
 
 Job = PlanJob | RoundJob
@@ -52,7 +53,7 @@ class Progress:
 @dataclass
 class _Entry:
     job: Job
-    future: "Future[bytes]"
+    future: "Future[Body]"
     passed_over: int = 0
 
 
@@ -64,7 +65,7 @@ class Jobs:
     """
 
     def __init__(
-        self, run: Callable[[Job], bytes], prefers: Callable[[Job], bool], limit: int, workers: int = 1
+        self, run: Callable[[Job], Body], prefers: Callable[[Job], bool], limit: int, workers: int = 1
     ) -> None:
         self._run, self._prefers, self._limit = run, prefers, limit
         self._waiting: list[_Entry] = []
@@ -75,7 +76,7 @@ class Jobs:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> "Future[bytes]":
+    def submit(self, job: Job) -> "Future[Body]":
         """Errors: 429 where the queue is full, 503 where the server is going down."""
         with self._change:
             self._refuse_if_full()

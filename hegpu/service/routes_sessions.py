@@ -92,10 +92,10 @@ def routes(service: Service, authenticate: Callable[..., Awaitable[Caller]]) -> 
     @router.post("/sessions", status_code=201, openapi_extra={"requestBody": {"required": True, "content": schema}})
     async def open_session(request: Request, caller: Authenticated) -> SessionOpened:
         """Agree on a plan for one slice."""
-        body, _ = await receive(request, _MOST_JSON, False, service.limits.body_seconds)
+        body = bytes((await receive(request, _MOST_JSON, False, service.limits.body_seconds))[0])
         asked = _parse(body)
         job = _plan_job(service, caller, asked)
-        text = (await asyncio.wrap_future(service.jobs.submit(job))).decode()
+        text = bytes(await asyncio.wrap_future(service.jobs.submit(job))).decode()
         _check_fits(service.plan_from(asked.protocol, text), service.limits.body_memory)
         session = Session(
             secrets.token_hex(16), caller.name, asked.model, job.model, asked.protocol, asked.height, asked.width,

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from hegpu.backend.protocol import U32, Backend, SignedInts, Stream
 from hegpu.ckks.encrypt import decode
-from hegpu.ckks.wire import unpack_residues
+from hegpu.ckks.wire import Body, unpack_residues
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import ImageError
 from hegpu.nets.description import INPUT
@@ -42,7 +42,7 @@ _ONE = np.zeros((), np.uint32)
 class Exchange(Protocol):
     """Send a body, get the answer's bytes. Called from threads; the same ``message_id`` always has the same body."""
 
-    def __call__(self, index: int, group: int, message_id: str, body: bytes) -> bytes: ...
+    def __call__(self, index: int, group: int, message_id: str, body: Body) -> Body: ...
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Round:
 
     def run(self, exchange: Exchange, advance: Callable[[], None]) -> Values:
         """Groups stream through: while the server computes some, the next is encrypted and the last decrypted."""
-        pending: deque[tuple[int, Future[bytes]]] = deque()
+        pending: deque[tuple[int, Future[Body]]] = deque()
         with ThreadPoolExecutor(IN_FLIGHT) as senders, ThreadPoolExecutor(2) as copiers:
             try:
                 for group in range(self.round.groups):
@@ -161,7 +161,7 @@ class _Round:
                 raise
         return self._cropped()
 
-    def encrypt(self, group: int, copiers: ThreadPoolExecutor) -> bytes:
+    def encrypt(self, group: int, copiers: ThreadPoolExecutor) -> memoryview:
         r, p = self.round, self.plan.params
         objects = r.objects(group)
         tiles = cut(self.planes, r, group, copiers)
@@ -169,7 +169,7 @@ class _Round:
         c0 = self.backend.mask_and_pack(tiles, self._secret, mask, noise, p.q_primes, p.c0_drop_up)
         return dump_request(self.plan, self.nonce, r.index, group, self.seed, c0)
 
-    def _receive(self, group: int, future: "Future[bytes]", advance: Callable[[], None]) -> None:
+    def _receive(self, group: int, future: "Future[Body]", advance: Callable[[], None]) -> None:
         c0, c1 = load_answer(self.plan, self.nonce, self.round.index, group, future.result())
         values = self._words(c0, c1) if self.round.bits else self._exact(c0, c1)
         for position, rows, columns, (height, width) in rectangles(self.round, group):
