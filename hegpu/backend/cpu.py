@@ -336,19 +336,33 @@ class CpuBackend:
         return out
 
     def requantise(
-        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+        self,
+        x: SignedInts,
+        scale: float,
+        y: SignedInts | None,
+        y_scale: float,
+        limits: tuple[float, float],
+        out: SignedInts | None = None,
     ) -> SignedInts:
-        checks.requantise("requantise", x, y, low, high)
-        out = pool.empty(x.shape, x.dtype)
-        if out.size:
-            second = np.empty(0, x.dtype) if y is None else np.ascontiguousarray(y)
-            _of(self._kernels, "requantise", x)(out, np.ascontiguousarray(x), scale, second, y_scale, low, high)
-        return out
+        checks.requantise("requantise", x, y, limits, out)
+        result: SignedInts = pool.empty(x.shape, x.dtype) if out is None else out
+        if result.size:
+            whole = all(a is None or a.flags.c_contiguous for a in (x, y, result))
+            axes = (1, 1, x.size) if whole else (1,) * (3 - x.ndim) + x.shape
+            second = np.empty((0, 0, 0), x.dtype) if y is None else _dense_rows(y).reshape(axes)
+            _of(self._kernels, "requantise", x)(
+                result.reshape(axes), _dense_rows(x).reshape(axes), scale, second, y_scale, *limits
+            )
+        return result
 
 
 def _of(kernels: Any, name: str, x: SignedInts) -> Any:
     """The kernel for int32 or for int64 values."""
     return getattr(kernels, name if x.dtype == np.int32 else f"{name}_wide")
+
+
+def _dense_rows(x: SignedInts) -> SignedInts:
+    return x if x.flags.c_contiguous or x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
 
 
 def _words(moduli: Moduli) -> U32:

@@ -257,10 +257,18 @@ class Backend(Protocol):
         ...
 
     def requantise(
-        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+        self,
+        x: SignedInts,
+        scale: float,
+        y: SignedInts | None,
+        y_scale: float,
+        limits: tuple[float, float],
+        out: SignedInts | None = None,
     ) -> SignedInts:
-        """``round_half_even(clip(x scale + y y_scale, low, high))``, each operation rounded to float64 by itself.
+        """``round_half_even(clip(x scale + y y_scale, *limits))``, each operation rounded to float64 by itself.
 
-        ``y`` (None: no second term) shaped as ``x``; all int32 with limits within +-(2^31 - 1), or int64 within +-2^52.
+        ``x`` has up to three axes, of any strides; ``y`` (None: no second term) and ``out`` are shaped as ``x``; all
+        int32 with limits within +-(2^31 - 1), or int64 within +-2^52. ``out`` has a dense last axis and is no
+        part of ``x`` or ``y``.
         """
         ...

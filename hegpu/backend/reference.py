@@ -307,13 +307,21 @@ class ReferenceBackend:
         return np.asarray(centred.astype(np.int32 if form.bits <= 32 else np.int64))
 
     def requantise(
-        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+        self,
+        x: SignedInts,
+        scale: float,
+        y: SignedInts | None,
+        y_scale: float,
+        limits: tuple[float, float],
+        out: SignedInts | None = None,
     ) -> SignedInts:
-        checks.requantise("requantise", x, y, low, high)
+        checks.requantise("requantise", x, y, limits, out)
         v = x * np.float64(scale)
         if y is not None:
             v = v + y * np.float64(y_scale)
-        return np.asarray(np.rint(np.clip(v, low, high)).astype(x.dtype))
+        result = np.empty(x.shape, x.dtype) if out is None else out
+        result[...] = np.rint(np.clip(v, *limits))
+        return result
 
 
 def _compose(x: U32, moduli: Moduli) -> U64:
