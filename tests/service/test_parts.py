@@ -1,16 +1,19 @@
 """Tokens, the queue, and what the server refuses to start with."""
 
+import contextlib
 import subprocess
 import sys
 import threading
-from concurrent.futures import wait
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
 from hegpu.errors import FormatError, ModelError, ParameterError
-from hegpu.service.catalogue import load_catalogue
+from hegpu.service.catalogue import Catalogue, Model, load_catalogue
+from hegpu.service.engine import KEPT, Engine
 from hegpu.service.errors import ServiceError, as_service_error
-from hegpu.service.jobs import MAX_PASSED_OVER, Jobs, RoundJob
+from hegpu.service.jobs import MAX_PASSED_OVER, Jobs, PlanJob, RoundJob
 from hegpu.service.service import PROTOCOLS
 from hegpu.service.tokens import Caller, Tokens, make_token
 
@@ -94,6 +97,70 @@ def test_a_full_queue_a_failing_job_and_the_end() -> None:
     jobs.close()
     with pytest.raises(ServiceError, match="going down"):
         jobs.submit(job(1))
+
+
+def test_a_plan_keeps_no_slice_waiting() -> None:
+    go = threading.Event()
+
+    def work(j: PlanJob | RoundJob) -> bytes:
+        if isinstance(j, PlanJob):
+            go.wait(10)
+        return b"done"
+
+    jobs = Jobs(work, lambda j: False, limit=64)
+    plan = jobs.submit(PlanJob("p", "m", "lossless", (512, 512)))
+    assert jobs.submit(job(1)).result(10) == b"done"
+    assert not plan.done()
+    go.set()
+    assert plan.result(10) == b"done"
+    jobs.close()
+
+
+class Weights:
+    """A protocol whose prepared rounds know who is using them."""
+
+    name = "p"
+
+    def __init__(self) -> None:
+        self.in_use: set[int] = set()
+        self.alive = self.most = 0
+        self.spoiled = False
+        self.lock = threading.Lock()
+
+    def load_plan(self, data):
+        return data
+
+    def prepare(self, backend, net, plan, round, recycle) -> list[int]:
+        with self.lock:
+            self.spoiled |= recycle is not None and id(recycle) in self.in_use
+            self.alive += recycle is None
+            self.most = max(self.most, self.alive)
+        weights = recycle if recycle is not None else [0]
+        weights[0] = round
+        return weights
+
+    def answer(self, backend, prepared, nonce, group, body) -> bytes:
+        with self.lock:
+            self.in_use.add(id(prepared))
+        first = prepared[0]
+        time.sleep(0.0005)
+        with self.lock:
+            self.in_use.discard(id(prepared))
+        return bytes([first, prepared[0]])
+
+
+def test_weights_are_not_overwritten_while_they_are_used() -> None:
+    """Many threads in more rounds than are kept, one round in one thread at a time."""
+    weights = Weights()
+    catalogue = Catalogue([Model("m", "m", None, ("p",))], {"p": weights})
+    engine = Engine(None, catalogue, None, lambda stage: contextlib.nullcontext())
+    rounds = KEPT + 2
+    with ThreadPoolExecutor(rounds) as pool:
+        wanted = [r for _ in range(50) for r in range(rounds)]
+        got = list(pool.map(lambda r: engine.run(job(r)), wanted))
+    assert got == [bytes([r, r]) for r in wanted]
+    assert not weights.spoiled
+    assert weights.most == KEPT
 
 
 def test_foreign_errors_tell_only_their_kind() -> None:
