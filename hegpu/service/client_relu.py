@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 from typing import Any
 
 from hegpu.backend.protocol import Backend
@@ -21,6 +22,9 @@ class ClientReluServer:
         "each layer are linear equations in its weights, and one slice has enough of them."
     )
 
+    def __init__(self) -> None:
+        self._room = server.Room()  # one for all rounds: jobs are answered one at a time
+
     def supports(self, net: Network) -> bool:
         return True
 
@@ -34,7 +38,7 @@ class ClientReluServer:
         self, backend: Backend, net: Network, plan: AnyPlan, round: int, recycle: server.Prepared | None
     ) -> server.Prepared:
         assert isinstance(plan, Plan)
-        return server.prepare(backend, net, plan, round, recycle)
+        return replace(server.prepare(backend, net, plan, round, recycle), room=self._room)
 
     def answer(self, backend: Backend, prepared: server.Prepared, nonce: bytes, group: int, body: bytes) -> bytes:
         return server.answer(backend, prepared, group, nonce, body)

@@ -20,15 +20,23 @@ _NO_CONSTANTS = np.empty((0, 0), np.uint32)
 
 
 @dataclass
+class Room:
+    """Points of one group's input and answer (300 MB for 96 channels), which answers use in turn."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    points: dict[tuple[object, ...], tuple[Points, Points]] = field(default_factory=dict, repr=False)
+
+
+@dataclass
 class Prepared:
-    """A round's weights in the point layout (302 MB for 96 to 96 channels) and room for one group: made once a round."""
+    """A round's weights in the point layout (302 MB for 96 to 96 channels), made once a round, and room for one group,
+    which rounds may share."""
 
     plan: Plan
     index: int
     weights: Points
     constants: U32
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    room: dict[int, tuple[Points, Points]] = field(default_factory=dict, repr=False)
+    room: Room = field(default_factory=Room, repr=False)
 
 
 def prepare(backend: Backend, net: Network, plan: Plan, index: int, recycle: Prepared | None = None) -> Prepared:
@@ -42,7 +50,7 @@ def prepare(backend: Backend, net: Network, plan: Plan, index: int, recycle: Pre
     old = old if old and (old.rows, old.columns, old.n, old.moduli) == shape else None
     weights = transform_weights(backend, integers(net, index, r.weight_bits), r.tiling, q, old)
     bias = constants(net, index, r.in_scale, r.weight_bits, plan.params)
-    return Prepared(plan, index, weights, bias, room=recycle.room if recycle and old else {})
+    return Prepared(plan, index, weights, bias, recycle.room if recycle else Room())
 
 
 def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body: bytes) -> bytes:
@@ -53,14 +61,15 @@ def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body:
     plan, r, q = prepared.plan, prepared.plan.rounds[prepared.index], prepared.plan.params.q_primes
     seed, packed = load_request(plan, nonce, r.index, group, body)
     objects, tiles = r.objects(group), packed.shape[1]
-    with prepared.lock:
-        if tiles not in prepared.room:
-            prepared.room.clear()
-            prepared.room[tiles] = (
+    room, shape = prepared.room, (r.inputs, r.planes, tiles, plan.params.n, q)
+    with room.lock:
+        if shape not in room.points:
+            room.points.clear()
+            room.points[shape] = (
                 backend.empty_points(r.inputs, 2 * tiles, plan.params.n, q),
                 backend.empty_points(r.planes, 2 * tiles, plan.params.n, q),
             )
-        x, y = prepared.room[tiles]
+        x, y = room.points[shape]
         backend.store_packed(x, packed, 0, 2, plan.params.c0_drop_up)
         backend.expand_points(x, seed, UNIFORM, objects, 1, 2)
         backend.point_matmul(prepared.weights, x, y)
