@@ -22,6 +22,7 @@ from hegpu.protocols.messages import dump_slice, load_result, load_slice
 from hegpu.ring.random import fresh_key
 from hegpu.service.client_relu import ClientReluServer
 from hegpu.service.client_state import ClientSession, ClientState
+from hegpu.service.errors import is_disk_full
 from hegpu.service.http import Connection, Refused
 from hegpu.service.linear import LinearPlan
 
@@ -76,6 +77,13 @@ def denoise(
                 raise
             kept.keep_session(None)
             raise HegpuError(f"{refusal}; start the same command again, it opens a new session") from refusal
+        except OSError as cause:
+            if not is_disk_full(cause):
+                raise
+            raise HegpuError(
+                f"client: no room in {state} ({cause.strerror}); make some, then start the same command again, it goes "
+                "on where it stopped"
+            ) from cause
 
 
 def finish(connection: Connection, task: Task, hu: F64, state: Path, keys: MasterKey | None = None) -> None:
@@ -110,7 +118,8 @@ def _agree(connection: Connection, state: ClientState, task: Task, shape: tuple[
     }
     if task.preset is not None:
         asked["preset"] = task.preset
-    session = ClientSession.from_json(connection.json("POST", "/v1/sessions", asked), task.protocol)
+    answer = connection.json("POST", "/v1/sessions", asked, key=state.opening_key())
+    session = ClientSession.from_json(answer, task.protocol)
     state.keep_session(session)
     return session
 

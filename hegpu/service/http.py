@@ -63,10 +63,20 @@ class Connection:
         self._client.close()
 
     def json(
-        self, method: str, path: str, content: dict[str, Any] | None = None, patience: float | None = None
+        self,
+        method: str,
+        path: str,
+        content: dict[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        patience: float | None = None,
     ) -> dict[str, Any]:
-        """Errors: :class:`Refused`, :class:`FormatError` for an answer that is no JSON object."""
-        answer = self._repeat(lambda: self._client.build_request(method, path, json=content), MAX_JSON, patience)
+        """``key`` makes a POST one that can be repeated. Errors: :class:`Refused`, :class:`FormatError` for an answer
+        that is no JSON object."""
+        headers = {"Idempotency-Key": key} if key else None
+        answer = self._repeat(
+            lambda: self._client.build_request(method, path, json=content, headers=headers), MAX_JSON, patience
+        )
         if not answer:
             return {}
         try:

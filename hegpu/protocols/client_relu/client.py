@@ -68,7 +68,8 @@ def denoise(
     """Denoise ``hu`` ``[y, x]``: float64 of the same shape, in HU.
 
     ``progress(groups done, groups in all)``. ``state``: a folder of this client (0700) that keeps finished rounds;
-    calling again with the same slice, plan and folder goes on after them, in another session too. Errors: those of ``exchange``,
+    calling again with the same slice, plan and folder goes on after them, in another session too. It stays: remove it
+    when the result is safe, until then a repetition costs the last round only. Errors: those of ``exchange``,
     :class:`~hegpu.errors.FormatError` for an answer that is not what the plan says.
     """
     plane, clipped = clip(hu)
@@ -116,7 +117,7 @@ def denoise(
                 kept.save(r.index + 1, outputs)
         assert result is not None
         if kept:
-            kept.finish()
+            kept.settle()
     return finish(lines, result, plane), Report(saturated, clipped)
 
 
