@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST = 1 << 20
+LINE = 64
+"""Bytes of a cache line, on which the arrays begin: a vector that straddles two costs twice."""
 KEPT = 1 << 29
 """Bytes of free memory that the pool keeps; the oldest goes first."""
 
@@ -50,7 +52,9 @@ def _take(size: int) -> _Block:
         fitting = [i for i, block in enumerate(_free) if size <= block.size <= size + size // 4]
         if fitting:
             return _free.pop(min(fitting, key=lambda i: _free[i].size))
-    return np.empty(size, np.uint8)
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.__array_interface__["data"][0] % LINE
+    return raw[start : start + size]
 
 
 def _collect() -> None:
