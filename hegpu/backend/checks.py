@@ -198,9 +198,19 @@ def products(operation: str, moduli: Moduli, form: WordForm, n: int) -> None:
         raise ParameterError(f"{operation}: n 2^(bits-1) = {n} 2^{form.bits - 1} must lie below half of two moduli's product")  # fmt: skip
 
 
-def requantise(operation: str, x: SignedInts, y: SignedInts | None, low: float, high: float) -> None:
-    if x.dtype not in (np.int32, np.int64) or (y is not None and (y.dtype != x.dtype or y.shape != x.shape)):
-        raise ParameterError(f"{operation}: the terms must both be int32 or int64, of one shape")
+def requantise(
+    operation: str, x: SignedInts, y: SignedInts | None, limits: tuple[float, float], out: SignedInts | None
+) -> None:
+    low, high = limits
+    if x.dtype not in (np.int32, np.int64) or x.ndim > 3:
+        raise ParameterError(f"{operation}: {x.dtype}{x.shape} is not int32 or int64 with at most three axes")
+    for other in (y, out):
+        if other is not None and (other.dtype != x.dtype or other.shape != x.shape):
+            raise ParameterError(
+                f"{operation}: {other.dtype}{other.shape} must be {x.dtype}{x.shape} as the first term"
+            )
+    if out is not None and out.ndim and out.shape[-1] > 1 and out.strides[-1] != out.itemsize:
+        raise ParameterError(f"{operation}: the last axis of the result is not dense; give it in C order")
     most = 2.0**31 - 1 if x.dtype == np.int32 else 2.0**52
     if not -most <= low <= high <= most:
         raise ParameterError(f"{operation}: limits {low} and {high} are not in order within +-{most:.0f}")

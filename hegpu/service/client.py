@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hegpu.api import key_fingerprint
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import FormatError, HegpuError, KeyMismatchError, ParameterError
 from hegpu.protocols.client_relu.client import denoise as denoise_rounds
@@ -49,7 +50,7 @@ class Link:
     keys: MasterKey | None
     preset: str | None = None
 
-    def exchange(self, round: int, group: int, message_id: str, body: bytes, most: int) -> bytes:
+    def exchange(self, round: int, group: int, message_id: str, body: Body, most: int) -> Body:
         path = f"/v1/sessions/{self.session.id}/rounds/{round}/groups/{group}/{message_id}"
         return self.connection.put(path, body, most)
 
@@ -164,7 +165,7 @@ def _client_relu(link: Link, hu: F64) -> F64:
     if plan.shape != hu.shape or plan.preset != (link.preset or ClientReluServer.presets[0]):
         raise FormatError("client: the server planned for another slice or preset; this service is not to be used")
 
-    def exchange(index: int, group: int, message_id: str, body: bytes) -> bytes:
+    def exchange(index: int, group: int, message_id: str, body: Body) -> Body:
         return link.exchange(index, group, message_id, body, plan.answer_bytes(index, group))
 
     result, report = denoise_rounds(

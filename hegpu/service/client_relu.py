@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.nets.description import Network
 from hegpu.protocols.client_relu import server
 from hegpu.protocols.client_relu.plan import Plan, plan_network
@@ -40,7 +41,7 @@ class ClientReluServer:
         assert isinstance(plan, Plan)
         return replace(server.prepare(backend, net, plan, round, recycle), room=self._room)
 
-    def answer(self, backend: Backend, prepared: server.Prepared, nonce: bytes, group: int, body: bytes) -> bytes:
+    def answer(self, backend: Backend, prepared: server.Prepared, nonce: bytes, group: int, body: Body) -> Body:
         return server.answer(backend, prepared, group, nonce, body)
 
 

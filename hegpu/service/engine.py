@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.service.catalogue import Catalogue, Model
 from hegpu.service.errors import ServiceError
 from hegpu.service.jobs import Job, PlanJob, RoundJob
@@ -40,7 +41,7 @@ class Engine:
         """Whether the job's weights are at hand."""
         return isinstance(job, RoundJob) and _key(job) in self._held
 
-    def run(self, job: Job) -> bytes:
+    def run(self, job: Job) -> Body:
         """Errors: those of the protocol, and 410 for a network that is no longer offered."""
         if isinstance(job, PlanJob):
             return (self._store.plan(job.key) or self._plan(job)).encode()

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, field
 from importlib.metadata import version
 from time import perf_counter
 
+from hegpu.ckks.wire import Body
 from hegpu.service.errors import ServiceError
 
 MAX_PASSED_OVER = 16
@@ -39,7 +40,7 @@ class RoundJob:
     round: int
     group: int
     nonce: bytes
-    body: bytes = field(repr=False)
+    body: Body = field(repr=False)
 
 
 Job = PlanJob | RoundJob
@@ -59,7 +60,7 @@ class Progress:
 @dataclass
 class _Entry:
     job: Job
-    future: "Future[bytes]"
+    future: "Future[Body]"
     passed_over: int = 0
 
 
@@ -71,7 +72,7 @@ class Jobs:
     weights transformed anew for every request; nobody is passed over more than ``MAX_PASSED_OVER`` times.
     """
 
-    def __init__(self, run: Callable[[Job], bytes], prefers: Callable[[Job], bool], limit: int) -> None:
+    def __init__(self, run: Callable[[Job], Body], prefers: Callable[[Job], bool], limit: int) -> None:
         self._run, self._prefers, self._limit = run, prefers, limit
         self._waiting: list[_Entry] = []
         self._change = threading.Condition()
@@ -84,7 +85,7 @@ class Jobs:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> "Future[bytes]":
+    def submit(self, job: Job) -> "Future[Body]":
         """Errors: 429 where the queue is full, 503 where the server is going down."""
         with self._change:
             self._refuse_if_full()

@@ -8,6 +8,7 @@ import numpy as np
 
 from hegpu.backend.protocol import Backend
 from hegpu.ckks.params import Parameters, preset
+from hegpu.ckks.wire import Body
 from hegpu.errors import FormatError, HegpuError, KeyMismatchError, ModelError, ParameterError
 from hegpu.nets.compose import AffineFilter, affine_filter
 from hegpu.nets.description import Network
@@ -104,8 +105,8 @@ class LinearServer:
         return plan, affine_filter(net)
 
     def answer(
-        self, backend: Backend, prepared: tuple[LinearPlan, AffineFilter], nonce: bytes, group: int, body: bytes
-    ) -> bytes:
+        self, backend: Backend, prepared: tuple[LinearPlan, AffineFilter], nonce: bytes, group: int, body: Body
+    ) -> Body:
         plan, affine = prepared
         s = load_slice(backend, body)
         if s.nonce != nonce:

@@ -5,6 +5,7 @@ from typing import Any
 from typing import Protocol as Interface
 
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.errors import ParameterError
 from hegpu.nets.description import Network
 
@@ -59,7 +60,7 @@ class ServerProtocol(Interface):
         nobody needs any more; its memory may be used."""
         ...
 
-    def answer(self, backend: Backend, prepared: Any, nonce: bytes, group: int, body: bytes) -> bytes:
+    def answer(self, backend: Backend, prepared: Any, nonce: bytes, group: int, body: Body) -> Body:
         """Needs no secret. Errors: any :class:`~hegpu.errors.HegpuError` for a bad body."""
         ...
 

@@ -99,12 +99,12 @@ def routes(service: Service, authenticate: Callable[..., Awaitable[Caller]]) -> 
     async def open_session(request: Request, caller: Authenticated, key: Key = None) -> SessionOpened:
         """Agree on a plan for one slice. With an Idempotency-Key the request can be repeated."""
         body, digest = await receive(request, _MOST_JSON, False, service.limits.body_seconds)
-        asked = _parse(body)
+        asked = _parse(bytes(body))
         job = _plan_job(service, caller, asked)
         opening = Opening(key, digest) if key else None
         session = service.store.opened(caller.name, opening) if opening else None
         if session is None:
-            text = service.store.plan(job.key) or (await asyncio.wrap_future(service.jobs.submit(job))).decode()
+            text = service.store.plan(job.key) or bytes(await asyncio.wrap_future(service.jobs.submit(job))).decode()
             _check_fits(service.plan_from(asked.protocol, text), service.limits.body_memory)
             session = Session(
                 secrets.token_hex(16), caller.name, asked.model, job.model, asked.protocol, asked.height, asked.width,

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from hegpu.ckks.wire import Body
 from hegpu.errors import HegpuError
 from hegpu.files import write_atomic
 from hegpu.service.errors import ServiceError
@@ -226,10 +227,10 @@ class Store:
     def open_sessions(self) -> int:
         return int(self.rows("SELECT count(*) FROM sessions")[0][0])
 
-    def write_answer(self, message: Message, data: bytes) -> None:
+    def write_answer(self, message: Message, data: Body) -> None:
         folder = self._folder / "answers" / message.session
         folder.mkdir(mode=0o700, exist_ok=True)
-        write_atomic(folder / message.id, data, 0o600)
+        write_atomic(folder / message.id, [data], 0o600)
 
     def read_answer(self, message: Message) -> bytes:
         return (self._folder / "answers" / message.session / message.id).read_bytes()

@@ -68,7 +68,7 @@ class FakeServer:
 
     def answer(self, backend, prepared, nonce, group, body) -> bytes:
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
-        if not body.startswith(place(prepared, group)):
+        if not bytes(body).startswith(place(prepared, group)):
             raise FormatError("answer: the body is no request of this group; encrypt it again")
         return computed(body)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hegpu.backend.protocol import U32, Backend, Points
-from hegpu.ckks.wire import pack_residues
+from hegpu.ckks.wire import Body, pack_residues
 from hegpu.errors import ModelError
 from hegpu.nets.description import Network
 from hegpu.nets.outline import outline
@@ -53,7 +53,7 @@ def prepare(backend: Backend, net: Network, plan: Plan, index: int, recycle: Pre
     return Prepared(plan, index, weights, bias, recycle.room if recycle else Room())
 
 
-def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body: bytes) -> bytes:
+def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body: Body) -> memoryview:
     """The answer to one group of tiles: the same bytes for the same bytes.
 
     Errors: :class:`~hegpu.errors.FormatError` for a body that is damaged or of another session, round or group.
