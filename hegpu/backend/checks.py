@@ -101,14 +101,12 @@ def store_points(operation: str, points: Points, x: U32, first: int, step: int) 
     column_range(operation, points, x.shape[:2], first, step)
 
 
-def matmul(operation: str, w: Points, x: Points, out: Points | None = None) -> None:
+def matmul(operation: str, w: Points, x: Points) -> None:
     if w.columns != x.rows or w.n != x.n or w.moduli != x.moduli:
         raise ParameterError(
             f"{operation}: {w.rows}x{w.columns} (n={w.n}, {len(w.moduli)} limbs) times {x.rows}x{x.columns} "
             f"(n={x.n}, {len(x.moduli)} limbs): inner sizes, n and moduli must agree"
         )
-    if out is not None and (out.rows, out.columns, out.n, out.moduli) != (w.rows, x.columns, w.n, w.moduli):
-        raise ParameterError(f"{operation}: out is {out.rows}x{out.columns}, the product {w.rows}x{x.columns}, or in another ring")  # fmt: skip
 
 
 def scalar_matmul(operation: str, w: npt.NDArray[np.int16], x: U32, moduli: Moduli) -> int:

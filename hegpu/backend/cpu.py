@@ -189,9 +189,9 @@ class CpuBackend:
             )
         return out
 
-    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
-        checks.matmul("point_matmul", w, x, out)
-        out = out or self.empty_points(w.rows, x.columns, w.n, w.moduli)
+    def point_matmul(self, w: Points, x: Points) -> Points:
+        checks.matmul("point_matmul", w, x)
+        out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
         if out.data.size:
             self._kernels.point_matmul(out.data, w.data, x.data, _words(w.moduli), w.n, w.rows, w.columns, x.columns)
         return out

@@ -164,11 +164,10 @@ class Backend(Protocol):
         """
         ...
 
-    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
+    def point_matmul(self, w: Points, x: Points) -> Points:
         """For every point j and limb: ``Y[o, b] = sum_i W[o, i] X[i, b] mod q``.
 
-        ``w`` is rows o x columns i, ``x`` is rows i x columns b, the result rows o x columns b: ``out`` overwritten, if
-        given (fresh memory costs as much as a tenth of a product).
+        ``w`` is rows o x columns i, ``x`` is rows i x columns b, the result rows o x columns b.
         """
         ...
 

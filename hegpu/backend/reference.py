@@ -168,9 +168,9 @@ class ReferenceBackend:
         x = np.ascontiguousarray(points.data[:, first + step * np.arange(count)])
         return self.intt(x, points.moduli) if transform else x
 
-    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
-        checks.matmul("point_matmul", w, x, out)
-        out = out or self.empty_points(w.rows, x.columns, w.n, w.moduli)
+    def point_matmul(self, w: Points, x: Points) -> Points:
+        checks.matmul("point_matmul", w, x)
+        out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
         q = _column(w.moduli)
         for o in range(w.rows):
             total = np.zeros((x.columns, len(w.moduli), w.n), np.uint64)

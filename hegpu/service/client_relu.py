@@ -2,7 +2,6 @@
 
 import functools
 import json
-from dataclasses import replace
 from typing import Any
 
 from hegpu.backend.protocol import Backend
@@ -23,9 +22,6 @@ class ClientReluServer:
         "each layer are linear equations in its weights, and one slice has enough of them."
     )
 
-    def __init__(self) -> None:
-        self._room = server.Room()  # one for all rounds: jobs are answered one at a time
-
     def supports(self, net: Network) -> bool:
         return True
 
@@ -35,11 +31,9 @@ class ClientReluServer:
     def load_plan(self, data: dict[str, Any]) -> Plan:
         return _load(json.dumps(data, sort_keys=True))
 
-    def prepare(
-        self, backend: Backend, net: Network, plan: AnyPlan, round: int, recycle: server.Prepared | None
-    ) -> server.Prepared:
+    def prepare(self, backend: Backend, net: Network, plan: AnyPlan, round: int) -> server.Prepared:
         assert isinstance(plan, Plan)
-        return replace(server.prepare(backend, net, plan, round, recycle), room=self._room)
+        return server.prepare(backend, net, plan, round)
 
     def answer(self, backend: Backend, prepared: server.Prepared, nonce: bytes, group: int, body: Body) -> Body:
         return server.answer(backend, prepared, group, nonce, body)

@@ -4,9 +4,8 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from hegpu.backend.protocol import Backend
@@ -20,32 +19,26 @@ KEPT = 2  # prepared rounds; about 300 MB each for a 96-channel layer
 _Key = tuple[str, str, str, int]
 
 
-@dataclass
-class _Held:
-    prepared: Any
-    users: int = 0
-
-
 class Engine:
-    """``timed(stage)`` is a context manager that measures a stage. The oldest weights give their memory to the next ones,
-    but not while a job uses them: jobs may run in any number of threads."""
+    """``timed(stage)`` is a context manager that measures a stage. Jobs may run in any number of threads."""
 
     def __init__(
         self, backend: Backend, catalogue: Catalogue, store: Store, timed: Callable[[str], AbstractContextManager[None]]
     ) -> None:
         self._backend, self._catalogue, self._store, self._timed = backend, catalogue, store, timed
-        self._held: OrderedDict[_Key, _Held] = OrderedDict()
-        self._change = threading.Condition()
+        self._prepared: OrderedDict[_Key, Any] = OrderedDict()
+        self._lock = threading.Lock()
 
     def holds(self, job: Job) -> bool:
         """Whether the job's weights are at hand."""
-        return isinstance(job, RoundJob) and _key(job) in self._held
+        return isinstance(job, RoundJob) and _key(job) in self._prepared
 
     def run(self, job: Job) -> Body:
         """Errors: those of the protocol, and 410 for a network that is no longer offered."""
         if isinstance(job, PlanJob):
             return (self._store.plan(job.key) or self._plan(job)).encode()
-        with self._lease(job, self._model(job.model)) as prepared, self._timed("compute"):
+        prepared = self._prepare(job, self._model(job.model))
+        with self._timed("compute"):
             protocol = self._catalogue.protocols[job.protocol]
             return protocol.answer(self._backend, prepared, job.nonce, job.group, job.body)
 
@@ -57,39 +50,19 @@ class Engine:
         self._store.keep_plan(job.key, text)
         return text
 
-    @contextmanager
-    def _lease(self, job: RoundJob, model: Model) -> Iterator[Any]:
-        """The round's weights; nobody overwrites them meanwhile. Waits where ``KEPT`` others are in use."""
-        key = _key(job)
-        with self._change:
-            self._change.wait_for(lambda: key in self._held or len(self._held) < KEPT or self._idle())
-            if key not in self._held:
-                self._held[key] = _Held(self._prepare(job, model))
-            self._held.move_to_end(key)
-            held = self._held[key]
-            held.users += 1
-        try:
-            yield held.prepared
-        finally:
-            with self._change:
-                held.users -= 1
-                self._change.notify_all()
-
-    def _idle(self) -> list[_Key]:
-        return [key for key, held in self._held.items() if not held.users]
-
     def _prepare(self, job: RoundJob, model: Model) -> Any:
-        recycle = None
-        if len(self._held) >= KEPT:  # before, not after: never more than KEPT in memory
-            oldest = self._idle()[0]
-            old = self._held.pop(oldest).prepared
-            recycle = old if oldest[0] == job.protocol else None
-            del old
-        protocol = self._catalogue.protocols[job.protocol]
-        with self._timed("prepare"):
-            return protocol.prepare(
-                self._backend, model.net, protocol.load_plan(json.loads(job.plan)), job.round, recycle
-            )
+        """The round's weights. The oldest ones go before new ones are made: their memory is used again."""
+        key = _key(job)
+        with self._lock:
+            if key not in self._prepared:
+                if len(self._prepared) >= KEPT:
+                    self._prepared.popitem(last=False)
+                protocol = self._catalogue.protocols[job.protocol]
+                plan = protocol.load_plan(json.loads(job.plan))
+                with self._timed("prepare"):
+                    self._prepared[key] = protocol.prepare(self._backend, model.net, plan, job.round)
+            self._prepared.move_to_end(key)
+            return self._prepared[key]
 
     def _model(self, digest: str) -> Model:
         if digest not in self._catalogue.by_digest:

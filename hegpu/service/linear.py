@@ -98,9 +98,7 @@ class LinearServer:
     def load_plan(self, data: dict[str, Any]) -> LinearPlan:
         return LinearPlan.from_json(data)
 
-    def prepare(
-        self, backend: Backend, net: Network, plan: Plan, round: int, recycle: object
-    ) -> tuple[LinearPlan, AffineFilter]:
+    def prepare(self, backend: Backend, net: Network, plan: Plan, round: int) -> tuple[LinearPlan, AffineFilter]:
         assert isinstance(plan, LinearPlan)
         return plan, affine_filter(net)
 

@@ -55,9 +55,8 @@ class ServerProtocol(Interface):
         """The inverse of ``Plan.to_json``."""
         ...
 
-    def prepare(self, backend: Backend, net: Network, plan: Plan, round: int, recycle: Any) -> Any:
-        """What is made once a round and kept while it is served. ``recycle``: None, or what an earlier call returned and
-        nobody needs any more; its memory may be used."""
+    def prepare(self, backend: Backend, net: Network, plan: Plan, round: int) -> Any:
+        """What is made once a round and kept while it is served."""
         ...
 
     def answer(self, backend: Backend, prepared: Any, nonce: bytes, group: int, body: Body) -> Body:

@@ -63,7 +63,7 @@ class FakeServer:
     def load_plan(self, data) -> FakePlan:
         return FakePlan(**data)
 
-    def prepare(self, backend, net, plan, round, recycle) -> int:
+    def prepare(self, backend, net, plan, round) -> int:
         return round
 
     def answer(self, backend, prepared, nonce, group, body) -> bytes:
