@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from hegpu import _cpu
 from hegpu.backend import checks
+from hegpu.backend.cpu_switching import CpuSwitching, empty
+from hegpu.backend.cpu_switching import words as _words
 from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, SignedInts, Stream, WordForm
-from hegpu.backend.roots import bit_reversal
 from hegpu.errors import BackendError, ParameterError
 
 _BLOCK = 1 << 21  # residues per block of scalar_matmul: 16 MiB of float64
@@ -33,7 +34,7 @@ def default_threads() -> int:
     return int(text)
 
 
-class CpuBackend:
+class CpuBackend(CpuSwitching):
     """See :class:`hegpu.backend.protocol.Backend`. Safe to use from several Python threads at once.
 
     ``threads``: 1..1024, default :func:`default_threads`. ``simd``: a level of :func:`simd_levels`, default the
@@ -120,7 +121,10 @@ class CpuBackend:
         n = checks.residues("automorphism", x, moduli)
         g = checks.galois_element("automorphism", galois_element, n)
         if evaluations:
-            return np.ascontiguousarray(x[..., _evaluation_order(n, g)])
+            out = empty(x.shape)
+            if out.size:
+                self._kernels.automorphism(out, np.ascontiguousarray(x), _words(moduli), n, g)
+            return out
         source, negative = _coefficient_order(n, g)
         return np.where(negative, self.neg(x, moduli)[..., source], x[..., source])
 
@@ -137,7 +141,7 @@ class CpuBackend:
         checks.conversion("convert_basis", source, target, n)
         out = np.empty((*x.shape[:-2], len(target), n), np.uint32)
         if out.size:
-            self._kernels.convert(out, np.ascontiguousarray(x), _words(source), _words(target), n, False)
+            self._kernels.convert(out, np.ascontiguousarray(x), _words(source), _words(target), n)
         return out
 
     def divide_by_last(self, x: U32, moduli: Moduli, count: int) -> U32:
@@ -146,7 +150,7 @@ class CpuBackend:
         keep, last = moduli[:-count], moduli[-count:]
         out = np.empty((*x.shape[:-2], len(keep), n), np.uint32)
         if out.size:
-            self._kernels.convert(out, np.ascontiguousarray(x), _words(last), _words(keep), n, True)
+            self._kernels.divide(out, np.ascontiguousarray(x), _words(last), _words(keep), n)
         return out
 
     def switch_to_power_of_two(self, x: U32, moduli: Moduli, bits: int) -> U32:
@@ -351,10 +355,6 @@ def _of(kernels: Any, name: str, x: SignedInts) -> Any:
     return getattr(kernels, name if x.dtype == np.int32 else f"{name}_wide")
 
 
-def _words(moduli: Moduli) -> U32:
-    return np.array(moduli, np.uint32)
-
-
 def _columns(points: Points, first: int, step: int, count: int) -> tuple[int, int, int, int, int, int]:
     return points.n, points.rows, points.columns, first, step, count
 
@@ -366,14 +366,6 @@ def _operands(name: str, x: U32, y: U32, moduli: Moduli) -> tuple[U32, U32, int]
     if x.shape[x.ndim - y.ndim :] != y.shape:
         x, y = np.broadcast_arrays(x, y)
     return np.ascontiguousarray(x), np.ascontiguousarray(y), n
-
-
-def _evaluation_order(n: int, g: int) -> npt.NDArray[np.int64]:
-    """Position k holds x(psi^e), e = 2 bitrev(k) + 1; x(X^g) there is x(psi^(g e))."""
-    exponents = (2 * bit_reversal(n) + 1) * g % (2 * n)
-    position = np.empty(n, np.int64)
-    position[bit_reversal(n)] = np.arange(n)
-    return position[(exponents - 1) // 2]
 
 
 def _coefficient_order(n: int, g: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
