@@ -26,7 +26,7 @@ def encrypt_symmetric(
     """
     n, q = secret.params.n, secret.params.q_primes
     c1 = backend.sample_uniform(seed, UNIFORM, objects, n, q)
-    masked = backend.intt(backend.mul(c1, secret.evaluations, q), q)
+    masked = backend.intt(backend.mul(c1, secret.limbs(q), q), q)
     noise = _small(backend, backend.sample_cbd(noise_key, NOISE, objects, n), q)
     return backend.sub(backend.add(message, noise, q), masked, q)
 

@@ -14,15 +14,16 @@ _ONE = np.zeros((), np.uint32)
 
 @dataclass(frozen=True)
 class SecretKey:
-    """A uniform ternary secret, in the evaluation domain modulo the q primes. Never written, never printed."""
+    """A uniform ternary secret, evaluations modulo the q and then the p primes. Never written, never printed."""
 
     params: Parameters
     evaluations: U32 = field(repr=False)  # [limb, n]
     fingerprint: bytes
 
     def limbs(self, moduli: Moduli) -> U32:
-        """The secret modulo ``moduli``, a subset of the q primes."""
-        return np.ascontiguousarray(self.evaluations[[self.params.q_primes.index(q) for q in moduli]])
+        """The secret modulo ``moduli``, some of the q and p primes."""
+        primes = self.params.q_primes + self.params.p_primes
+        return np.ascontiguousarray(self.evaluations[[primes.index(q) for q in moduli]])
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class PublicKey:
 
 def generate(backend: Backend, params: Parameters, key: bytes, uniform_seed: bytes) -> tuple[SecretKey, PublicKey]:
     """The key pair that ``key`` (32 secret bytes, used for this pair only) and the public seed determine."""
-    q = params.q_primes
+    q, primes = params.q_primes, params.q_primes + params.p_primes
     small = backend.sample_ternary(derive_key(key, "secret"), SECRET, _ONE, params.n)
-    secret = backend.ntt(backend.from_signed(small.astype(np.int64), q), q)
+    secret = backend.ntt(backend.from_signed(small.astype(np.int64), primes), primes)
     noise = backend.sample_cbd(derive_key(key, "key noise"), KEY_NOISE, _ONE, params.n)
     error = backend.ntt(backend.from_signed(noise.astype(np.int64), q), q)
     a = backend.sample_uniform(uniform_seed, UNIFORM, _ONE, params.n, q)
-    public = PublicKey(params, backend.sub(error, backend.mul(a, secret, q), q), uniform_seed)
+    public = PublicKey(
+        params, backend.sub(error, backend.mul(a, np.ascontiguousarray(secret[: len(q)]), q), q), uniform_seed
+    )
     return SecretKey(params, secret, public.fingerprint), public

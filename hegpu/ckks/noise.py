@@ -1,0 +1,46 @@
+"""Estimates of noise: root mean squares of a slot's error, in units of the slots' values.
+
+A polynomial with independent coefficients of standard deviation sigma has slots of root mean square ``sqrt(n) sigma``
+(canonical embedding; Cheon, Kim, Kim, Song, ASIACRYPT 2017, section 3.2). Errors are CBD(21), variance 10.5; ternary
+secrets have variance 2/3.
+"""
+
+import math
+from functools import lru_cache
+
+from hegpu.ckks.params import Parameters
+
+ERROR = 10.5
+SECRET = 2 / 3
+ENCODING = math.sqrt(1 / 12)  # coefficients of a plaintext, rounded to integers
+
+
+def slots(n: int, sigma: float) -> float:
+    """Of coefficients of standard deviation ``sigma``."""
+    return math.sqrt(n) * sigma
+
+
+def public(n: int) -> float:
+    """Coefficients of a public-key encryption: ``e u + e0 + e1 s``."""
+    return math.sqrt(ERROR * (2 * SECRET * n + 1))
+
+
+def symmetric() -> float:
+    return math.sqrt(ERROR)
+
+
+def rounding(n: int) -> float:
+    """Coefficients of a rescale: both polynomials rounded to integers, uniform in [-1/2, 1/2]."""
+    return math.sqrt((SECRET * n + 1) / 12)
+
+
+@lru_cache(maxsize=512)
+def key_switch(params: Parameters, level: int) -> float:
+    """Coefficients of a key switch at ``level``, before the division's rounding: ``sum_d digit_d e_d / P``."""
+    at, variance, live = 0, 0.0, set(params.levels[level])
+    special = math.log2(math.prod(params.p_primes))
+    for size in params.digits:
+        group = math.prod(q for q in params.q_primes[at : at + size] if q in live)
+        variance += params.n * ERROR / 12 * 4 ** (math.log2(group) - special) if group > 1 else 0.0
+        at += size
+    return math.sqrt(variance)
