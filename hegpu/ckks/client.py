@@ -36,20 +36,22 @@ def encrypt(
     if plain.bound > bound:
         raise ParameterError(f"encrypt: values reach {plain.bound:.6g}, beyond the bound {bound:.6g}; scale them down, or give a larger bound")  # fmt: skip
     batch = plain.data.shape[:-2]
-    objects = np.arange(math.prod(batch), dtype=np.uint32).reshape(batch)
+    objects = np.arange(math.prod(batch), dtype=np.uint32)
+    message = plain.data.reshape(-1, *plain.data.shape[-2:])
     if isinstance(key, SecretKey):
         seed = fresh_key()
-        c0 = encrypt_symmetric(backend, plain.data, key, seed, fresh_key(), objects)
+        c0 = encrypt_symmetric(backend, message, key, seed, fresh_key(), objects)
         c1 = backend.sample_uniform(seed, UNIFORM, objects, params.n, params.q_primes)
         pair = np.stack([backend.ntt(c0, params.q_primes), c1], axis=-3)
         sigma = estimate.symmetric()
     else:
         pair = encrypt_zero(backend, key, fresh_key(), objects)
-        pair[..., 0, :, :] = backend.add(np.ascontiguousarray(pair[..., 0, :, :]), plain.data, params.q_primes)
+        pair[..., 0, :, :] = backend.add(np.ascontiguousarray(pair[..., 0, :, :]), message, params.q_primes)
         pair = backend.ntt(pair, params.q_primes)
         sigma = estimate.public(params.n)
     noise = estimate.slots(params.n, math.hypot(sigma, estimate.ENCODING)) / float(scale)
-    return Ciphertext(_limbs(pair, params, moduli), params, params.depth, scale, key.fingerprint, noise, bound)
+    pair = _limbs(pair, params, moduli).reshape(*batch, 2, len(moduli), params.n)
+    return Ciphertext(pair, params, params.depth, scale, key.fingerprint, noise, bound)
 
 
 def decrypt_polynomial(backend: Backend, secret: SecretKey, x: Ciphertext) -> Plaintext:

@@ -74,11 +74,12 @@ class Evaluator:
         if not isinstance(y, Ciphertext):
             return self._sum_plain(operation, x, y)
         agree(operation, x, y)
+        same = x is y
         x, y, gap = matched(operation, self.backend, x, y)
         if x.degree != y.degree:
             x, y = _padded(x, y.degree), _padded(y, x.degree)
         data = (self.backend.add if operation == "add" else self.backend.sub)(x.data, y.data, x.moduli)
-        noise = math.hypot(x.noise, y.noise, gap * min(x.bound, y.bound))
+        noise = 2 * x.noise if same else math.hypot(x.noise, y.noise, gap * min(x.bound, y.bound))
         return replace(x, data=data, noise=noise, bound=room(x.bound + y.bound, x))
 
     def _sum_plain(self, operation: str, x: Ciphertext, y: Plaintext | Values) -> Ciphertext:
@@ -117,7 +118,7 @@ class Evaluator:
             raise ParameterError("multiply: an operand has degree two; relinearise it first")
         scale, level = self._product_scale("multiply", x, y, rescale and relinearise)
         a, b = (x.data, x.data) if same else np.broadcast_arrays(x.data, y.data)
-        noise = math.hypot(x.bound * y.noise, y.bound * x.noise, x.noise * y.noise)
+        noise = estimate.product(x.noise, x.bound, y.noise, y.bound)
         bound = x.bound * y.bound
         if not relinearise:
             data = self.backend.tensor_sum(a[None], a[None] if same else b[None], x.moduli)
@@ -164,7 +165,7 @@ class Evaluator:
         scale, _ = self._product_scale("sum_of_products", x, y, False)
         data = self.backend.tensor_sum(x.data, y.data, x.moduli)
         terms = x.shape[0]
-        noise = math.sqrt(terms) * math.hypot(x.bound * y.noise, y.bound * x.noise, x.noise * y.noise)
+        noise = math.sqrt(terms) * estimate.product(x.noise, x.bound, y.noise, y.bound)
         bound = room(terms * x.bound * y.bound, x)
         return self.relinearise(replace(x, data=data, scale=scale, noise=noise, bound=bound), rescale=rescale)
 

@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
+
 from hegpu.backend.protocol import Backend
 from hegpu.ckks import noise as estimate
 from hegpu.ckks.chain import step
@@ -65,7 +67,10 @@ def room(bound: float, x: Ciphertext) -> float:
 
 
 def at_level(operation: str, backend: Backend, x: Ciphertext, level: int, scale: Fraction | None = None) -> Ciphertext:
-    """``round(x c / R)``, R the ratio of the moduli, c an integer that brings the scale to that of ``level``."""
+    """``round(x c / R)``, R the ratio of the moduli, c an integer that brings the scale to that of ``level``.
+
+    Primes are first forgotten, which changes nothing, down to the lowest level that holds none but x's.
+    """
     if level == x.level and scale is None:
         return x
     if not 0 <= level < x.level:
@@ -75,6 +80,10 @@ def at_level(operation: str, backend: Backend, x: Ciphertext, level: int, scale:
     if x.degree != 1:
         raise ParameterError(f"{operation}: a ciphertext of degree two keeps its level; relinearise it first")
     params = x.params
+    source = next(l for l in range(level + 1, x.level + 1) if set(params.levels[l]) <= set(x.moduli))
+    if source < x.level:
+        places = [x.moduli.index(q) for q in params.levels[source]]
+        x = replace(x, data=np.ascontiguousarray(x.data[..., places, :]), level=source)
     wanted = params.scales[level] if scale is None else scale
     ratio = math.prod((step(params.levels, l) for l in range(level + 1, x.level + 1)), start=Fraction(1))
     factor = round(wanted * ratio / x.scale)

@@ -34,6 +34,11 @@ def rounding(n: int) -> float:
     return math.sqrt((SECRET * n + 1) / 12)
 
 
+def product(x: float, x_bound: float, y: float, y_bound: float) -> float:
+    """Of a product. The terms are added as if they had one sign: in powers they have."""
+    return x_bound * y + y_bound * x + x * y
+
+
 @lru_cache(maxsize=512)
 def key_switch(params: Parameters, level: int) -> float:
     """Coefficients of a key switch at ``level``, before the division's rounding: ``sum_d digit_d e_d / P``."""
