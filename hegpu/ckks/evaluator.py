@@ -17,7 +17,7 @@ from hegpu.ckks import noise as estimate
 from hegpu.ckks.ciphertext import Ciphertext, Plaintext, log2
 from hegpu.ckks.encoder import encode_slots
 from hegpu.ckks.evaluation_keys import EvaluationKeys, conjugation_element, gadget_at, rotation_element
-from hegpu.ckks.levels import TOLERANCE, after_rescale, agree, at_level, deeper_preset, matched, room
+from hegpu.ckks.levels import TOLERANCE, after_rescale, agree, at_level, broadcast, deeper_preset, matched, room
 from hegpu.errors import BudgetError, ParameterError
 
 Values = npt.ArrayLike
@@ -53,6 +53,10 @@ class Evaluator:
         if value.imag:
             return self.encode(np.full(params.n // 2, value), level, scale)
         whole = round(Fraction(value.real) * scale)
+        if 2 * abs(whole) >= math.prod(moduli):
+            raise ParameterError(
+                f"encode: {value.real:.4g} at scale 2^{log2(scale):.1f} exceeds the modulus; scale less"
+            )
         data = np.empty((len(moduli), params.n), np.uint32)
         data[:] = np.array([whole % q for q in moduli], np.uint32)[:, None]
         return Plaintext(data, moduli, scale, True, abs(value.real))
@@ -76,6 +80,7 @@ class Evaluator:
         agree(operation, x, y)
         same = x is y
         x, y, gap = matched(operation, self.backend, x, y)
+        broadcast(operation, x, y)
         if x.degree != y.degree:
             x, y = _padded(x, y.degree), _padded(y, x.degree)
         data = (self.backend.add if operation == "add" else self.backend.sub)(x.data, y.data, x.moduli)
@@ -90,7 +95,7 @@ class Evaluator:
                 f"{operation}: the scales are 2^{log2(x.scale):.6f} and 2^{log2(plain.scale):.6f}; encode the plaintext "
                 "at the ciphertext's scale"
             )
-        lead = np.broadcast_shapes(x.shape, plain.data.shape[:-2])
+        lead = broadcast(operation, x, plain)
         data = np.array(np.broadcast_to(x.data, (*lead, *x.data.shape[-3:])))
         first = np.ascontiguousarray(data[..., 0, :, :])
         data[..., 0, :, :] = (self.backend.add if operation == "add" else self.backend.sub)(
@@ -116,6 +121,7 @@ class Evaluator:
             x, y = self.at_level(x, low), self.at_level(y, low)
         if x.degree != 1 or y.degree != 1:
             raise ParameterError("multiply: an operand has degree two; relinearise it first")
+        broadcast("multiply", x, y)
         scale, level = self._product_scale("multiply", x, y, rescale and relinearise)
         a, b = (x.data, x.data) if same else np.broadcast_arrays(x.data, y.data)
         noise = estimate.product(x.noise, x.bound, y.noise, y.bound)
@@ -143,7 +149,7 @@ class Evaluator:
         if rescale and x.degree != 1:
             raise ParameterError("multiply_plain: a ciphertext of degree two is never rescaled; pass rescale=False")
         scale, _ = self._product_scale("multiply_plain", x, plain, False)
-        lead = np.broadcast_shapes(x.shape, plain.data.shape[:-2])
+        lead = broadcast("multiply_plain", x, plain)
         wide = np.broadcast_to(x.data, (*lead, *x.data.shape[-3:]))
         data = self.backend.mul(wide, plain.data[..., None, :, :] if plain.data.ndim > 2 else plain.data, x.moduli)
         n = x.params.n

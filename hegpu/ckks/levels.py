@@ -16,6 +16,8 @@ from hegpu.errors import BudgetError, KeyMismatchError, ParameterError
 
 # Scales closer than this are taken for equal; the difference is counted as noise.
 TOLERANCE = Fraction(1, 1 << 25)
+# A change of level may multiply by an integer that is rounded, so not by a small one.
+MIN_FACTOR = 1 << 20
 
 
 def agree(operation: str, x: Ciphertext, y: Ciphertext | Plaintext | EvaluationKeys) -> None:
@@ -42,6 +44,17 @@ def agree(operation: str, x: Ciphertext, y: Ciphertext | Plaintext | EvaluationK
         )
     if isinstance(y, Ciphertext) and x.evaluations != y.evaluations:
         raise ParameterError(f"{operation}: one operand holds evaluations, the other coefficients; convert one of them")
+
+
+def broadcast(operation: str, x: Ciphertext, y: Ciphertext | Plaintext) -> tuple[int, ...]:
+    """The common shape of two batches. Errors: :class:`ParameterError` if there is none."""
+    other = y.shape if isinstance(y, Ciphertext) else y.data.shape[:-2]
+    if x.shape == other:
+        return x.shape
+    try:
+        return np.broadcast_shapes(x.shape, other)
+    except ValueError as cause:
+        raise ParameterError(f"{operation}: batches {x.shape} and {other} do not broadcast; make them equal or one of them 1") from cause  # fmt: skip
 
 
 def after_rescale(params: Parameters, level: int, scale: Fraction) -> Fraction:
@@ -89,7 +102,7 @@ def at_level(operation: str, backend: Backend, x: Ciphertext, level: int, scale:
     factor = round(wanted * ratio / x.scale)
     exact = x.scale * factor / ratio
     gap = abs(float(exact / wanted - 1))
-    if factor < 1 or gap > TOLERANCE:
+    if factor < MIN_FACTOR or gap > TOLERANCE:
         raise ParameterError(
             f"{operation}: scale 2^{log2(x.scale):.2f} at level {x.level} cannot become 2^{log2(wanted):.2f} at level "
             f"{level}; rescale first"
