@@ -28,14 +28,17 @@ class SecretKey:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """An encryption of zero, ``pk0 = -a s + e``, evaluations ``[limb, n]``; the uniform ``a`` is given by a seed."""
+    """An encryption of zero, ``pk0 = -a s + e``, evaluations ``[limb, n]`` modulo the q and then the p primes; the
+    uniform ``a`` is given by a seed."""
 
     params: Parameters
     pk0: U32
     seed: bytes
 
     def pk1(self, backend: Backend) -> U32:
-        return backend.sample_uniform(self.seed, UNIFORM, _ONE, self.params.n, self.params.q_primes)
+        return backend.sample_uniform(
+            self.seed, UNIFORM, _ONE, self.params.n, self.params.q_primes + self.params.p_primes
+        )
 
     @property
     def fingerprint(self) -> bytes:
@@ -47,13 +50,11 @@ class PublicKey:
 
 def generate(backend: Backend, params: Parameters, key: bytes, uniform_seed: bytes) -> tuple[SecretKey, PublicKey]:
     """The key pair that ``key`` (32 secret bytes, used for this pair only) and the public seed determine."""
-    q, primes = params.q_primes, params.q_primes + params.p_primes
+    primes = params.q_primes + params.p_primes
     small = backend.sample_ternary(derive_key(key, "secret"), SECRET, _ONE, params.n)
     secret = backend.ntt(backend.from_signed(small.astype(np.int64), primes), primes)
     noise = backend.sample_cbd(derive_key(key, "key noise"), KEY_NOISE, _ONE, params.n)
-    error = backend.ntt(backend.from_signed(noise.astype(np.int64), q), q)
-    a = backend.sample_uniform(uniform_seed, UNIFORM, _ONE, params.n, q)
-    public = PublicKey(
-        params, backend.sub(error, backend.mul(a, np.ascontiguousarray(secret[: len(q)]), q), q), uniform_seed
-    )
+    error = backend.ntt(backend.from_signed(noise.astype(np.int64), primes), primes)
+    a = backend.sample_uniform(uniform_seed, UNIFORM, _ONE, params.n, primes)
+    public = PublicKey(params, backend.sub(error, backend.mul(a, secret, primes), primes), uniform_seed)
     return SecretKey(params, secret, public.fingerprint), public

@@ -20,9 +20,9 @@ def slots(n: int, sigma: float) -> float:
     return math.sqrt(n) * sigma
 
 
-def public(n: int) -> float:
-    """Coefficients of a public-key encryption: ``e u + e0 + e1 s``."""
-    return math.sqrt(ERROR * (2 * SECRET * n + 1))
+def public(n: int, special: int) -> float:
+    """Coefficients of a public-key encryption, ``(e u + e0 + e1 s) / P`` and the division's rounding."""
+    return math.hypot(math.sqrt(ERROR * (2 * SECRET * n + 1)) / special, rounding(n))
 
 
 def symmetric() -> float:

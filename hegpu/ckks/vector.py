@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hegpu.backend.protocol import Backend
-from hegpu.ckks import circuits, client
+from hegpu.ckks import circuits, slots
 from hegpu.ckks.ciphertext import Ciphertext
 from hegpu.ckks.evaluator import Evaluator
 from hegpu.ckks.keys import PublicKey, SecretKey
@@ -37,12 +37,12 @@ def encrypt(
     evaluator: Evaluator,
     bound: float | None = None,
 ) -> "Vector":
-    """One vector ``[m]`` or a batch ``[..., m]`` of real numbers. ``bound``: see :func:`hegpu.ckks.client.encrypt`."""
+    """One vector ``[m]`` or a batch ``[..., m]`` of real numbers. ``bound``: see :func:`hegpu.ckks.slots.encrypt`."""
     v = np.asarray(values, np.float64)
     if v.ndim < 1 or not 1 <= v.shape[-1] <= key.params.n // 2:
         raise ParameterError(f"encrypt: shape {v.shape} does not end in 1..{key.params.n // 2} numbers")
     length = v.shape[-1]
-    return Vector(evaluator, client.encrypt(backend, key, _periodic(v, key.params.n // 2), bound), length)
+    return Vector(evaluator, slots.encrypt(backend, key, _periodic(v, key.params.n // 2), bound), length)
 
 
 def _periodic(v: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
@@ -64,7 +64,7 @@ class Vector:
 
     def decrypt(self, backend: Backend, secret: SecretKey) -> npt.NDArray[np.float64]:
         """The real parts ``[..., m]``."""
-        return np.ascontiguousarray(client.decrypt(backend, secret, self.ciphertext).real[..., : self.length])
+        return np.ascontiguousarray(slots.decrypt(backend, secret, self.ciphertext).real[..., : self.length])
 
     def _with(self, ciphertext: Ciphertext, length: int | None = None) -> "Vector":
         return Vector(self.evaluator, ciphertext, self.length if length is None else length)

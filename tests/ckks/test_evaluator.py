@@ -12,12 +12,12 @@ from world import B, world
 
 from hegpu.backend.reference import ReferenceBackend
 from hegpu.ckks.ciphertext import Ciphertext, Plaintext
-from hegpu.ckks.client import decrypt_polynomial
 from hegpu.ckks.encoder import decode_coefficients, decode_slots, encode_coefficients, encode_slots
 from hegpu.ckks.encrypt import decode
 from hegpu.ckks.evaluator import Evaluator
 from hegpu.ckks.params import LEVELLED, Parameters, levelled, preset
 from hegpu.ckks.precision import precision
+from hegpu.ckks.slots import decrypt_polynomial
 from hegpu.ckks.truncate import packed_bits, restore, truncate
 from hegpu.errors import FormatError, ParameterError, SecurityError
 from hegpu.ring.primes import ntt_primes

@@ -16,11 +16,11 @@ from hegpu.backend.cpu import CpuBackend
 from hegpu.ckks import circuits
 from hegpu.ckks.ciphertext import Plaintext
 from hegpu.ckks.ciphertext_files import dump_ciphertext, load_ciphertext
-from hegpu.ckks.client import decrypt, encrypt
 from hegpu.ckks.evaluation_keys import make_keys
 from hegpu.ckks.evaluator import Evaluator
 from hegpu.ckks.keys import generate
 from hegpu.ckks.params import preset
+from hegpu.ckks.slots import decrypt, encrypt
 from hegpu.errors import BudgetError, FormatError, KeyMismatchError, MissingKeyError, ParameterError
 from hegpu.ring.random import fresh_key
 

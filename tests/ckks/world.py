@@ -8,11 +8,11 @@ import numpy as np
 from hegpu.backend.cpu import CpuBackend
 from hegpu.backend.protocol import Backend
 from hegpu.ckks.ciphertext import Ciphertext
-from hegpu.ckks.client import decrypt, encrypt
 from hegpu.ckks.evaluation_keys import EvaluationKeys, make_keys
 from hegpu.ckks.evaluator import Evaluator
 from hegpu.ckks.keys import PublicKey, SecretKey, generate
 from hegpu.ckks.params import Parameters, preset
+from hegpu.ckks.slots import decrypt, encrypt
 from hegpu.ring.random import fresh_key
 
 B = CpuBackend(threads=2)

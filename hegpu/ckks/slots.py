@@ -9,7 +9,7 @@ from hegpu.backend.protocol import U32, Backend
 from hegpu.ckks import noise as estimate
 from hegpu.ckks.ciphertext import Ciphertext, Plaintext, log2
 from hegpu.ckks.encoder import C128, decode_slots, encode_slots
-from hegpu.ckks.encrypt import encrypt_symmetric, encrypt_zero
+from hegpu.ckks.encrypt import encrypt_symmetric, encrypt_zero_divided
 from hegpu.ckks.keys import PublicKey, SecretKey
 from hegpu.ckks.params import Parameters
 from hegpu.errors import KeyMismatchError, ParameterError
@@ -21,7 +21,7 @@ def encrypt(
 ) -> Ciphertext:
     """Real or complex ``values`` ``[batch..., m <= n/2]`` at the top level, zeros in the other slots.
 
-    With the secret key the noise is smaller (3.2 instead of about 3.7 sqrt(n)). ``bound``: what the absolute values
+    With the secret key the noise is smaller (3.2 a coefficient instead of sqrt(n / 18)). ``bound``: what the absolute values
     are promised to stay below. It is public and must not be computed from secret data; it sharpens estimates of noise.
     Default: the largest value that survives at level 0. Every call draws fresh randomness from the operating system.
     Errors: :class:`ParameterError` for NaN, infinity or values beyond the bound.
@@ -32,7 +32,8 @@ def encrypt(
     bound = largest if bound is None else float(bound)
     if not 0 < bound <= largest:
         raise ParameterError(f"encrypt: bound {bound} is not in (0, {largest:.6g}], what {params.name!r} can hold")
-    plain = encode_slots(backend, values, scale, params.n, params.q_primes)
+    primes = params.q_primes if isinstance(key, SecretKey) else moduli
+    plain = encode_slots(backend, values, scale, params.n, primes)
     if plain.bound > bound:
         raise ParameterError(f"encrypt: values reach {plain.bound:.6g}, beyond the bound {bound:.6g}; scale them down, or give a larger bound")  # fmt: skip
     batch = plain.data.shape[:-2]
@@ -41,17 +42,17 @@ def encrypt(
     if isinstance(key, SecretKey):
         seed = fresh_key()
         c0 = encrypt_symmetric(backend, message, key, seed, fresh_key(), objects)
-        c1 = backend.sample_uniform(seed, UNIFORM, objects, params.n, params.q_primes)
-        pair = np.stack([backend.ntt(c0, params.q_primes), c1], axis=-3)
+        c1 = backend.sample_uniform(seed, UNIFORM, objects, params.n, primes)
+        pair = _limbs(np.stack([backend.ntt(c0, primes), c1], axis=-3), params, moduli)
         sigma = estimate.symmetric()
     else:
-        pair = encrypt_zero(backend, key, fresh_key(), objects)
-        pair[..., 0, :, :] = backend.add(np.ascontiguousarray(pair[..., 0, :, :]), message, params.q_primes)
-        pair = backend.ntt(pair, params.q_primes)
-        sigma = estimate.public(params.n)
+        pair = encrypt_zero_divided(backend, key, fresh_key(), objects)
+        first = np.ascontiguousarray(pair[..., 0, :, :])
+        pair[..., 0, :, :] = backend.add(first, backend.ntt(message, moduli), moduli)
+        sigma = estimate.public(params.n, math.prod(params.p_primes))
     noise = estimate.slots(params.n, math.hypot(sigma, estimate.ENCODING)) / float(scale)
-    pair = _limbs(pair, params, moduli).reshape(*batch, 2, len(moduli), params.n)
-    return Ciphertext(pair, params, params.depth, scale, key.fingerprint, noise, bound)
+    data = pair.reshape(*batch, 2, len(moduli), params.n)
+    return Ciphertext(data, params, params.depth, scale, key.fingerprint, noise, bound)
 
 
 def decrypt_polynomial(backend: Backend, secret: SecretKey, x: Ciphertext) -> Plaintext:
