@@ -13,8 +13,8 @@ from hegpu.ckks.ciphertext import Ciphertext
 from hegpu.ckks.encoder import encode_slots
 from hegpu.ckks.evaluation_keys import gadget_at, rotation_element
 from hegpu.ckks.evaluator import Evaluator
-from hegpu.ckks.levels import after_rescale, agree, room
-from hegpu.ckks.noise import ENCODING, rounding, slots
+from hegpu.ckks.levels import after_rescale, agree, require_turnable, room
+from hegpu.ckks.noise import ENCODING, rounding, slots, switched
 from hegpu.errors import BudgetError, ParameterError
 
 
@@ -98,7 +98,7 @@ def matrix_vector(evaluator: Evaluator, matrix: Matrix, x: Ciphertext) -> Cipher
     """
     if x.level != matrix.level:
         x = evaluator.at_level(x, matrix.level)
-    evaluator._check_turn("matrix_vector", x)
+    require_turnable("matrix_vector", x, evaluator.keys)
     backend, params, n = evaluator.backend, x.params, x.params.n
     gadget = gadget_at(params, x.level)
     target = params.levels[x.level - 1]
@@ -119,7 +119,7 @@ def matrix_vector(evaluator: Evaluator, matrix: Matrix, x: Ciphertext) -> Cipher
     assert total is not None
     data = backend.switch_modulus(total, gadget.extended, target)
     scale = after_rescale(params, x.level, x.scale * matrix.scale)
-    single = evaluator._switched(0.0, x.level, x.level, x.scale)
+    single = switched(params, 0.0, x.level, x.level, x.scale)
     terms = math.sqrt(len(matrix.babies) * len(matrix.giants))
     noise = math.hypot(
         matrix.norm * math.hypot(x.noise, single), terms * x.bound * slots(n, ENCODING) / float(matrix.scale),

@@ -60,7 +60,8 @@ class EvaluationKeys:
     held: dict[int, GadgetKey] = field(repr=False)
     load: Callable[[int], GadgetKey] | None = field(default=None, repr=False)
 
-    def _get(self, operation: str, element: int, wanted: str) -> GadgetKey:
+    def key(self, operation: str, element: int, wanted: str) -> GadgetKey:
+        """Errors: :class:`MissingKeyError` that says what is ``wanted`` and what there is."""
         key = self.held.get(element)
         if key is None:
             if element not in self.elements or self.load is None:
@@ -70,13 +71,13 @@ class EvaluationKeys:
 
     def relinearisation(self, operation: str) -> GadgetKey:
         """Errors: :class:`MissingKeyError`."""
-        return self._get(operation, RELINEARISE, "relinearisation")
+        return self.key(operation, RELINEARISE, "relinearisation")
 
     def galois(self, operation: str, element: int) -> GadgetKey:
         """Errors: :class:`MissingKeyError` that lists the rotations there are."""
         n = self.params.n
         steps = "conjugation" if element == conjugation_element(n) else f"a rotation by {_steps(n).get(element)}"
-        return self._get(operation, element, f"{steps} (Galois element {element})")
+        return self.key(operation, element, f"{steps} (Galois element {element})")
 
     @property
     def rotations(self) -> list[int]:

@@ -17,7 +17,18 @@ from hegpu.ckks import noise as estimate
 from hegpu.ckks.ciphertext import Ciphertext, Plaintext, log2
 from hegpu.ckks.encoder import encode_slots
 from hegpu.ckks.evaluation_keys import EvaluationKeys, conjugation_element, gadget_at, rotation_element
-from hegpu.ckks.levels import TOLERANCE, after_rescale, agree, at_level, broadcast, deeper_preset, matched, room
+from hegpu.ckks.levels import (
+    TOLERANCE,
+    after_rescale,
+    agree,
+    at_level,
+    broadcast,
+    deeper_preset,
+    matched,
+    require_evaluations,
+    require_turnable,
+    room,
+)
 from hegpu.errors import BudgetError, ParameterError
 
 Values = npt.ArrayLike
@@ -135,7 +146,7 @@ class Evaluator:
         data = self.backend.multiply_switch(
             a, a if same else np.ascontiguousarray(b), key, gadget_at(x.params, x.level), target
         )
-        noise = self._switched(noise, x.level, level, x.scale * y.scale)
+        noise = estimate.switched(self.keys.params, noise, x.level, level, x.scale * y.scale)
         return Ciphertext(data, x.params, level, scale, x.fingerprint, noise, room(bound, x), x.evaluations)
 
     def square(self, x: Ciphertext, *, relinearise: bool = True, rescale: bool = True) -> Ciphertext:
@@ -179,13 +190,19 @@ class Evaluator:
         """Degree two to degree one, and by default one level lower in the same step."""
         if x.degree != 2:
             raise ParameterError(f"relinearise: the ciphertext has degree {x.degree}; only degree two needs it")
-        self._require_evaluations("relinearise", x)
+        require_evaluations("relinearise", x, self.keys)
         level = self._below("relinearise", x) if rescale else x.level
         key = self.keys.relinearisation("relinearise")
         gadget = gadget_at(x.params, x.level)
         data = self.backend.switch_key(x.data, key, 1, gadget, x.params.levels[level])
         scale = after_rescale(x.params, x.level, x.scale) if rescale else x.scale
-        return replace(x, data=data, level=level, scale=scale, noise=self._switched(x.noise, x.level, level, x.scale))
+        return replace(
+            x,
+            data=data,
+            level=level,
+            scale=scale,
+            noise=estimate.switched(self.keys.params, x.noise, x.level, level, x.scale),
+        )
 
     def rescale(self, x: Ciphertext) -> Ciphertext:
         """One level lower; the scale is divided by exactly the ratio of the moduli."""
@@ -193,7 +210,7 @@ class Evaluator:
             raise ParameterError(
                 "rescale: a ciphertext of degree two is never rescaled (noise times 200); relinearise it"
             )
-        self._require_evaluations("rescale", x)
+        require_evaluations("rescale", x, self.keys)
         level = self._below("rescale", x)
         data = self.backend.switch_modulus(x.data, x.moduli, x.params.levels[level])
         scale = after_rescale(x.params, x.level, x.scale)
@@ -201,7 +218,7 @@ class Evaluator:
             raise BudgetError(
                 f"rescale: the scale 2^{log2(x.scale):.1f} would fall below 1; nothing is left to rescale"
             )
-        noise = math.hypot(x.noise, self._rounding(scale))
+        noise = math.hypot(x.noise, estimate.slots(x.params.n, estimate.rounding(x.params.n)) / float(scale))
         return replace(x, data=data, level=level, scale=scale, noise=noise)
 
     def at_level(self, x: Ciphertext, level: int, scale: Fraction | None = None) -> Ciphertext:
@@ -220,7 +237,7 @@ class Evaluator:
     def rotate_many(self, x: Ciphertext, steps: Sequence[int]) -> Ciphertext:
         """Rotations by each of ``steps``, as a first batch axis: x is decomposed once, each costs about half a
         rotation."""
-        self._check_turn("rotate_many", x)
+        require_turnable("rotate_many", x, self.keys)
         elements = [rotation_element(x.params.n, s) for s in steps]
         turning = [g for g in elements if g != 1]
         keys = [self.keys.galois("rotate_many", g) for g in turning]
@@ -231,31 +248,17 @@ class Evaluator:
         if len(turning) < len(elements):
             rows = iter(data)
             data = np.stack([x.data if g == 1 else next(rows) for g in elements])
-        return replace(x, data=data, noise=self._switched(x.noise, x.level, x.level, x.scale))
+        return replace(x, data=data, noise=estimate.switched(self.keys.params, x.noise, x.level, x.level, x.scale))
 
     def _turn(self, operation: str, x: Ciphertext, element: int) -> Ciphertext:
-        self._check_turn(operation, x)
+        require_turnable(operation, x, self.keys)
         if element == 1:
             return x
         key = self.keys.galois(operation, element)
         data = self.backend.switch_key(x.data, key, element, gadget_at(x.params, x.level), x.moduli)
-        return replace(x, data=data, noise=self._switched(x.noise, x.level, x.level, x.scale))
-
-    def _check_turn(self, operation: str, x: Ciphertext) -> None:
-        self._check_keys(operation, x)
-        self._require_evaluations(operation, x)
-        if x.degree != 1:
-            raise ParameterError(f"{operation}: the ciphertext has degree two; relinearise it first")
+        return replace(x, data=data, noise=estimate.switched(self.keys.params, x.noise, x.level, x.level, x.scale))
 
     # -- shared ----------------------------------------------------------------------------------------
-    def _check_keys(self, operation: str, x: Ciphertext) -> None:
-        agree(operation, x, self.keys)
-
-    def _require_evaluations(self, operation: str, x: Ciphertext) -> None:
-        self._check_keys(operation, x)
-        if not x.evaluations:
-            raise ParameterError(f"{operation}: the ciphertext holds coefficients; convert it with to_evaluations")
-
     def _below(self, operation: str, x: Ciphertext) -> int:
         if x.level < 1:
             raise BudgetError(
@@ -267,7 +270,7 @@ class Evaluator:
     def _product_scale(
         self, operation: str, x: Ciphertext, y: Ciphertext | Plaintext, rescale: bool
     ) -> tuple[Fraction, int]:
-        self._require_evaluations(operation, x)
+        require_evaluations(operation, x, self.keys)
         level = self._below(operation, x) if rescale else x.level
         canonical = x.params.scales
         if rescale and x.scale is y.scale and x.scale is canonical[x.level]:
@@ -279,18 +282,6 @@ class Evaluator:
             )
         scale = x.scale * y.scale
         return after_rescale(x.params, x.level, scale) if rescale else scale, level
-
-    def _rounding(self, scale: Fraction) -> float:
-        n = self.keys.params.n
-        return estimate.slots(n, estimate.rounding(n)) / float(scale)
-
-    def _switched(self, noise: float, source: int, level: int, scale: Fraction) -> float:
-        """After a key switch from ``source`` to ``level`` of a ciphertext of ``scale``."""
-        params = self.keys.params
-        added = estimate.slots(params.n, estimate.key_switch(params, source)) / float(scale)
-        after = float(scale) if level == source else float(scale) / params.step_sizes[source]
-        n = params.n
-        return math.hypot(noise, added, estimate.slots(n, estimate.rounding(n)) / after)
 
 
 def _padded(x: Ciphertext, degree: int) -> Ciphertext:

@@ -23,7 +23,7 @@ def _file(element: int) -> str:
 
 def dump_key(backend: Backend, keys: EvaluationKeys, element: int) -> bytes:
     """One key of the set, half the size it has in memory."""
-    key = keys._get("dump_key", element, f"Galois element {element}")
+    key = keys.key("dump_key", element, f"Galois element {element}")
     header = {
         "params": keys.params.to_json(), "element": element, "fingerprint": keys.fingerprint.hex(),
         "seed": key.seed.hex(),

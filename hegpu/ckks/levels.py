@@ -46,6 +46,20 @@ def agree(operation: str, x: Ciphertext, y: Ciphertext | Plaintext | EvaluationK
         raise ParameterError(f"{operation}: one operand holds evaluations, the other coefficients; convert one of them")
 
 
+def require_evaluations(operation: str, x: Ciphertext, keys: EvaluationKeys) -> None:
+    """Under these keys, and in the domain where products are pointwise."""
+    agree(operation, x, keys)
+    if not x.evaluations:
+        raise ParameterError(f"{operation}: the ciphertext holds coefficients; transform it to evaluations")
+
+
+def require_turnable(operation: str, x: Ciphertext, keys: EvaluationKeys) -> None:
+    """Also of degree one."""
+    require_evaluations(operation, x, keys)
+    if x.degree != 1:
+        raise ParameterError(f"{operation}: the ciphertext has degree two; relinearise it first")
+
+
 def broadcast(operation: str, x: Ciphertext, y: Ciphertext | Plaintext) -> tuple[int, ...]:
     """The common shape of two batches. Errors: :class:`ParameterError` if there is none."""
     other = y.shape if isinstance(y, Ciphertext) else y.data.shape[:-2]
@@ -89,7 +103,7 @@ def at_level(operation: str, backend: Backend, x: Ciphertext, level: int, scale:
     if not 0 <= level < x.level:
         raise BudgetError(f"{operation}: level {x.level} cannot become level {level}; only lower ones, down to 0")
     if not x.evaluations:
-        raise ParameterError(f"{operation}: the ciphertext holds coefficients; convert it with to_evaluations")
+        raise ParameterError(f"{operation}: the ciphertext holds coefficients; transform it to evaluations")
     if x.degree != 1:
         raise ParameterError(f"{operation}: a ciphertext of degree two keeps its level; relinearise it first")
     params = x.params

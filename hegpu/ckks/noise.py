@@ -6,6 +6,7 @@ secrets have variance 2/3.
 """
 
 import math
+from fractions import Fraction
 from functools import lru_cache
 
 from hegpu.ckks.params import Parameters
@@ -49,3 +50,10 @@ def key_switch(params: Parameters, level: int) -> float:
         variance += params.n * ERROR / 12 * 4 ** (math.log2(group) - special) if group > 1 else 0.0
         at += size
     return math.sqrt(variance)
+
+
+def switched(params: Parameters, noise: float, source: int, level: int, scale: Fraction) -> float:
+    """Of slots, after a key switch from ``source`` to ``level`` of a ciphertext of ``scale`` and ``noise``."""
+    added = slots(params.n, key_switch(params, source)) / float(scale)
+    after = float(scale) if level == source else float(scale) / params.step_sizes[source]
+    return math.hypot(noise, added, slots(params.n, rounding(params.n)) / after)

@@ -15,7 +15,7 @@ from hegpu.ckks.params import Parameters, preset
 from hegpu.ckks.vector import Vector
 from hegpu.ckks.vector import encrypt as encrypt_vector
 from hegpu.errors import KeyMismatchError
-from hegpu.ring.random import fresh_key
+from hegpu.ring.random import derive_key, fresh_key
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Client:
         return x.decrypt(self.backend, self.secret)
 
 
+def key_pair(backend: Backend, params: Parameters, master: bytes) -> tuple[SecretKey, PublicKey]:
+    """The key pair that 32 secret bytes determine."""
+    return generate(backend, params, derive_key(master, "ckks secret"), derive_key(master, "ckks public"))
+
+
 def client(
     parameters: Parameters | str = "ckks-13", rotations: Iterable[int] = (), *, backend: Backend | None = None
 ) -> Client:
@@ -49,5 +54,5 @@ def client(
     vectors need). ``parameters``: a preset's name or what :func:`hegpu.ckks.params.levelled` made."""
     params = preset(parameters) if isinstance(parameters, str) else parameters
     chosen = select(None, None) if backend is None else backend
-    secret, public = generate(chosen, params, fresh_key(), fresh_key())
+    secret, public = key_pair(chosen, params, fresh_key())
     return Client(chosen, secret, public, make_keys(chosen, secret, rotations))

@@ -41,7 +41,7 @@ static inline void lift_block(u32* const* out, const u32* h, const u32* v, size_
         p[t] = splat(to[t]->p), p2[t] = p[t] + p[t], inverse[t] = splat(to[t]->inverse);
     for (size_t j = 0; j < n; j += W) {
         V64 even[Targets], odd_[Targets];
-        V total[Targets];
+        V total[Targets] = {};
         V x = load(v + j);
         for (size_t t = 0; t < Targets; t++) {
             V f = splat(to[t]->minus);

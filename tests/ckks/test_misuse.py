@@ -224,6 +224,29 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+PEAK = """
+import sys
+sys.path.insert(0, "tests/ckks")
+from world import world
+def resident(name):
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(name)))
+c = world("ckks-16", ())
+ev, x, y = c.evaluator, c.encrypt(c.slots(0, ())), c.encrypt(c.slots(1, ()))
+open("/proc/self/clear_refs", "w").write("5")
+before = resident("VmRSS")
+ev.multiply(x, y)
+key = c.keys.held[0]
+print(resident("VmHWM") - before, (x.data.nbytes + y.data.nbytes + key.first.nbytes + key.second.nbytes) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_product_stays_below_its_operands_and_key() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    added, held = (int(v) for v in done.stdout.split())
+    assert added < 2 * held, f"a product at n = 2^16 took {added} KiB beside {held} KiB of operands and key"
+
+
 def test_a_loop_leaks_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", LOOP], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1500, f"grew by {done.stdout} KiB in 1500 rounds"
