@@ -59,7 +59,7 @@ class CpuBackend(CpuSwitching):
 
     def _binary(self, operation: int, name: str, x: U32, y: U32, moduli: Moduli) -> U32:
         x, y, n = _operands(name, x, y, moduli)
-        out = np.empty_like(x)
+        out = empty(x.shape)
         if out.size:
             self._kernels.binary(operation, out, x, y, _words(moduli), n)
         return out
@@ -81,7 +81,7 @@ class CpuBackend(CpuSwitching):
         n = checks.residues("mul_scalar", x, moduli)
         checks.scalars("mul_scalar", scalars, moduli)
         x = np.ascontiguousarray(x)
-        out = np.empty_like(x)
+        out = empty(x.shape)
         reduced = np.array([s % q for s, q in zip(scalars, moduli, strict=True)], np.uint32)
         if out.size:
             self._kernels.mul_scalar(out, x, reduced, _words(moduli), n)
@@ -92,7 +92,7 @@ class CpuBackend(CpuSwitching):
         checks.residues("multiply_accumulate", x, moduli)
         checks.residues("multiply_accumulate", y, moduli)
         acc, x, y = (np.ascontiguousarray(a) for a in np.broadcast_arrays(acc, x, y))
-        out = np.empty_like(acc)
+        out = empty(acc.shape)
         if out.size:
             self._kernels.multiply_accumulate(out, acc, x, y, _words(moduli), n)
         return out
@@ -106,7 +106,8 @@ class CpuBackend(CpuSwitching):
 
     def _transform(self, name: str, x: U32, moduli: Moduli, inverse: bool) -> U32:
         n = checks.residues(name, x, moduli)
-        out = np.array(x, order="C")
+        out = empty(x.shape)
+        np.copyto(out, x)
         if out.size:
             self._kernels.transform(out, _words(moduli), n, inverse)
         return out

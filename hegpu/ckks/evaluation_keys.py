@@ -46,7 +46,7 @@ def gadget_at(params: Parameters, level: int) -> Gadget:
     return Gadget(moduli, params.p_primes, tuple(sizes), rows, tuple(numbers))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EvaluationKeys:
     """A key set: what a server needs to multiply and to rotate. Not secret.
 

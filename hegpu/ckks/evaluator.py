@@ -35,7 +35,7 @@ Values = npt.ArrayLike
 Operand = Ciphertext | Plaintext | Values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluator:
     """What a server does with ciphertexts under one key set. Holds no secret; safe to use from several threads."""
 

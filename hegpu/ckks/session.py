@@ -18,7 +18,7 @@ from hegpu.errors import KeyMismatchError
 from hegpu.ring.random import derive_key, fresh_key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Client:
     """Made by :func:`client`. ``keys`` and ``public`` may be given away, ``secret`` may not."""
 
