@@ -124,6 +124,8 @@ class Evaluator:
         degree-two ciphertext is never rescaled, so that the former implies the latter.
         """
         if not isinstance(y, Ciphertext):
+            if not relinearise:
+                raise ParameterError("multiply: a product with plain values keeps its degree; leave out relinearise")
             return self.multiply_plain(x, y, rescale=rescale)
         agree("multiply", x, y)
         same = x is y

@@ -106,6 +106,7 @@ WRONG = [
     (lambda: EV.rotate(TWO, 1), ParameterError, "relinearise it first"),
     (lambda: EV.at_level(TWO, 1), ParameterError, "relinearise"),
     (lambda: EV.relinearise(X), ParameterError, "degree 1"),
+    (lambda: EV.multiply(X, 0.5, relinearise=False), ParameterError, "leave out relinearise"),
     # values
     (lambda: C.encrypt([math.nan]), ParameterError, "NaN"),
     (lambda: C.encrypt([math.inf]), ParameterError, "NaN or infinity"),
