@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hegpu import api
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.ct.dicom import example_slice_path, read_slice
 from hegpu.ct.dose import lower_dose
 from hegpu.ct.hounsfield import WINDOWS, clip
@@ -141,7 +142,7 @@ def _relu(hu: F64, low: F64, backend: Backend) -> DemoResult:
     prepared: dict[int, Prepared] = {}
     lock = threading.Lock()
 
-    def exchange(index: int, group: int, message_id: str, body: bytes) -> bytes:
+    def exchange(index: int, group: int, message_id: str, body: Body) -> Body:
         with lock, clock.measure("server, no secret key (while the client works on other tiles)"):
             if index not in prepared:
                 prepared.clear()

@@ -27,9 +27,14 @@ def experiment(key: str) -> Callable[[], Experiment]:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    return done.stdout.strip() or "unknown"
+    """With "-dirty" where anything but the page differs."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!reports")
+    return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
 
 
 def main() -> int:

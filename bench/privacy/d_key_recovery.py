@@ -39,11 +39,12 @@ class Size:
     slices: tuple[int, ...] = (1, 2, 4, 8, 16, 24)
     shipped_side: int = 256
     relu_side: int = 96
+    relu_times: int = 20
 
 
 def shared_key_parameters() -> Parameters:
     """A small ring and a coarse answer (about 0.1 HU), so that the attack needs few slices."""
-    primes = (ntt_primes(19, 1024, 1)[0], *ntt_primes(30, 1024, 2))
+    primes = (ntt_primes(21, 1024, 1)[0], *ntt_primes(30, 1024, 2))
     return Parameters("insecure_shared_key", 1024, primes, scale=Fraction(1 << 48), c0_drop_down=2)
 
 
@@ -131,7 +132,7 @@ def run(size: Size | None = None) -> Experiment:
     _shared(result, size)
     _shipped(result, size)
     for preset_name in ("compact", "lossless"):
-        attack_relu(result, preset_name, size.relu_side)
+        attack_relu(result, preset_name, size.relu_side, size.relu_times)
     return result
 
 

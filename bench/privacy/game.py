@@ -57,7 +57,8 @@ class Table:
     def messages(self) -> list[Any]:
         """The integers of the first group's tiles of both images."""
         with ThreadPoolExecutor(1) as pool:
-            return [cut(self.round(self.b, label).planes, self.plan.rounds[0], 0, pool) for label in (0, 1)]
+            both = [self.round(self.b, label) for label in (0, 1)]
+            return [cut(r.planes, r.margin, r.round, 0, pool) for r in both]
 
     def transcripts(self, client: Any, count: int, rng: np.random.Generator) -> tuple[F32, list[F32], I64]:
         """Labels, features of whole transcripts and raw residues of each polynomial of a transcript."""

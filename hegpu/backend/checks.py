@@ -101,14 +101,12 @@ def store_points(operation: str, points: Points, x: U32, first: int, step: int) 
     column_range(operation, points, x.shape[:2], first, step)
 
 
-def matmul(operation: str, w: Points, x: Points, out: Points | None = None) -> None:
+def matmul(operation: str, w: Points, x: Points) -> None:
     if w.columns != x.rows or w.n != x.n or w.moduli != x.moduli:
         raise ParameterError(
             f"{operation}: {w.rows}x{w.columns} (n={w.n}, {len(w.moduli)} limbs) times {x.rows}x{x.columns} "
             f"(n={x.n}, {len(x.moduli)} limbs): inner sizes, n and moduli must agree"
         )
-    if out is not None and (out.rows, out.columns, out.n, out.moduli) != (w.rows, x.columns, w.n, w.moduli):
-        raise ParameterError(f"{operation}: out is {out.rows}x{out.columns}, the product {w.rows}x{x.columns}, or in another ring")  # fmt: skip
 
 
 def scalar_matmul(operation: str, w: npt.NDArray[np.int16], x: U32, moduli: Moduli) -> int:
@@ -198,9 +196,19 @@ def products(operation: str, moduli: Moduli, form: WordForm, n: int) -> None:
         raise ParameterError(f"{operation}: n 2^(bits-1) = {n} 2^{form.bits - 1} must lie below half of two moduli's product")  # fmt: skip
 
 
-def requantise(operation: str, x: SignedInts, y: SignedInts | None, low: float, high: float) -> None:
-    if x.dtype not in (np.int32, np.int64) or (y is not None and (y.dtype != x.dtype or y.shape != x.shape)):
-        raise ParameterError(f"{operation}: the terms must both be int32 or int64, of one shape")
+def requantise(
+    operation: str, x: SignedInts, y: SignedInts | None, limits: tuple[float, float], out: SignedInts | None
+) -> None:
+    low, high = limits
+    if x.dtype not in (np.int32, np.int64) or x.ndim > 3:
+        raise ParameterError(f"{operation}: {x.dtype}{x.shape} is not int32 or int64 with at most three axes")
+    for other in (y, out):
+        if other is not None and (other.dtype != x.dtype or other.shape != x.shape):
+            raise ParameterError(
+                f"{operation}: {other.dtype}{other.shape} must be {x.dtype}{x.shape} as the first term"
+            )
+    if out is not None and out.ndim and out.shape[-1] > 1 and out.strides[-1] != out.itemsize:
+        raise ParameterError(f"{operation}: the last axis of the result is not dense; give it in C order")
     most = 2.0**31 - 1 if x.dtype == np.int32 else 2.0**52
     if not -most <= low <= high <= most:
         raise ParameterError(f"{operation}: limits {low} and {high} are not in order within +-{most:.0f}")

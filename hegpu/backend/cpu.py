@@ -10,8 +10,8 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from hegpu import _cpu
-from hegpu.backend import checks
-from hegpu.backend.cpu_switching import CpuSwitching, empty
+from hegpu.backend import checks, pool
+from hegpu.backend.cpu_switching import CpuSwitching
 from hegpu.backend.cpu_switching import words as _words
 from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, SignedInts, Stream, WordForm
 from hegpu.errors import BackendError, ParameterError
@@ -59,7 +59,7 @@ class CpuBackend(CpuSwitching):
 
     def _binary(self, operation: int, name: str, x: U32, y: U32, moduli: Moduli) -> U32:
         x, y, n = _operands(name, x, y, moduli)
-        out = empty(x.shape)
+        out = pool.empty(x.shape, np.uint32)
         if out.size:
             self._kernels.binary(operation, out, x, y, _words(moduli), n)
         return out
@@ -81,7 +81,7 @@ class CpuBackend(CpuSwitching):
         n = checks.residues("mul_scalar", x, moduli)
         checks.scalars("mul_scalar", scalars, moduli)
         x = np.ascontiguousarray(x)
-        out = empty(x.shape)
+        out = pool.empty(x.shape, np.uint32)
         reduced = np.array([s % q for s, q in zip(scalars, moduli, strict=True)], np.uint32)
         if out.size:
             self._kernels.mul_scalar(out, x, reduced, _words(moduli), n)
@@ -92,21 +92,21 @@ class CpuBackend(CpuSwitching):
         checks.residues("multiply_accumulate", x, moduli)
         checks.residues("multiply_accumulate", y, moduli)
         acc, x, y = (np.ascontiguousarray(a) for a in np.broadcast_arrays(acc, x, y))
-        out = empty(acc.shape)
+        out = pool.empty(acc.shape, np.uint32)
         if out.size:
             self._kernels.multiply_accumulate(out, acc, x, y, _words(moduli), n)
         return out
 
     def from_signed(self, x: npt.NDArray[np.int64], moduli: Moduli) -> U32:
         n = checks.signed("from_signed", x, moduli)
-        out = np.empty((*x.shape[:-1], len(moduli), n), np.uint32)
+        out = pool.empty((*x.shape[:-1], len(moduli), n), np.uint32)
         if out.size:
             self._kernels.from_signed(out, np.ascontiguousarray(x), _words(moduli), n)
         return out
 
     def _transform(self, name: str, x: U32, moduli: Moduli, inverse: bool) -> U32:
         n = checks.residues(name, x, moduli)
-        out = empty(x.shape)
+        out = pool.empty(x.shape, np.uint32)
         np.copyto(out, x)
         if out.size:
             self._kernels.transform(out, _words(moduli), n, inverse)
@@ -122,7 +122,7 @@ class CpuBackend(CpuSwitching):
         n = checks.residues("automorphism", x, moduli)
         g = checks.galois_element("automorphism", galois_element, n)
         if evaluations:
-            out = empty(x.shape)
+            out = pool.empty(x.shape, np.uint32)
             if out.size:
                 self._kernels.automorphism(out, np.ascontiguousarray(x), _words(moduli), n, g)
             return out
@@ -140,7 +140,7 @@ class CpuBackend(CpuSwitching):
     def convert_basis(self, x: U32, source: Moduli, target: Moduli) -> U32:
         n = checks.residues("convert_basis", x, source)
         checks.conversion("convert_basis", source, target, n)
-        out = np.empty((*x.shape[:-2], len(target), n), np.uint32)
+        out = pool.empty((*x.shape[:-2], len(target), n), np.uint32)
         if out.size:
             self._kernels.convert(out, np.ascontiguousarray(x), _words(source), _words(target), n)
         return out
@@ -149,7 +149,7 @@ class CpuBackend(CpuSwitching):
         n = checks.residues("divide_by_last", x, moduli)
         checks.drop_count("divide_by_last", moduli, count)
         keep, last = moduli[:-count], moduli[-count:]
-        out = np.empty((*x.shape[:-2], len(keep), n), np.uint32)
+        out = pool.empty((*x.shape[:-2], len(keep), n), np.uint32)
         if out.size:
             self._kernels.divide(out, np.ascontiguousarray(x), _words(last), _words(keep), n)
         return out
@@ -158,14 +158,14 @@ class CpuBackend(CpuSwitching):
         n = checks.residues("switch_to_power_of_two", x, moduli)
         checks.bits("switch_to_power_of_two", bits, 32)
         checks.distinct("switch_to_power_of_two", moduli)
-        out = np.empty((*x.shape[:-2], n), np.uint32)
+        out = pool.empty((*x.shape[:-2], n), np.uint32)
         if out.size:
             self._kernels.switch_to_power_of_two(out, np.ascontiguousarray(x), _words(moduli), n, bits)
         return out
 
     def empty_points(self, rows: int, columns: int, n: int, moduli: Moduli) -> Points:
         checks.points_shape("empty_points", rows, columns, n, moduli)
-        data = np.empty((len(moduli), n // 16, rows, columns, 16), np.uint32)
+        data = pool.empty((len(moduli), n // 16, rows, columns, 16), np.uint32)
         return Points(data, moduli, n, rows, columns)
 
     def store_points(self, points: Points, x: U32, first: int, step: int, *, transform: bool) -> None:
@@ -187,16 +187,16 @@ class CpuBackend(CpuSwitching):
 
     def load_points(self, points: Points, first: int, step: int, count: int, *, transform: bool) -> U32:
         checks.column_range("load_points", points, (points.rows, count), first, step)
-        out = np.empty((points.rows, count, len(points.moduli), points.n), np.uint32)
+        out = pool.empty((points.rows, count, len(points.moduli), points.n), np.uint32)
         if out.size:
             self._kernels.load_points(
                 out, points.data, _words(points.moduli), *_columns(points, first, step, count), transform
             )
         return out
 
-    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
-        checks.matmul("point_matmul", w, x, out)
-        out = out or self.empty_points(w.rows, x.columns, w.n, w.moduli)
+    def point_matmul(self, w: Points, x: Points) -> Points:
+        checks.matmul("point_matmul", w, x)
+        out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
         if out.data.size:
             self._kernels.point_matmul(out.data, w.data, x.data, _words(w.moduli), w.n, w.rows, w.columns, x.columns)
         return out
@@ -215,7 +215,7 @@ class CpuBackend(CpuSwitching):
         n = checks.scalar_matmul("scalar_matmul", w, x, moduli)
         inner, width = x.shape[0], max(1, _BLOCK // max(1, x.shape[0] + w.shape[0]))
         flat = x.reshape(inner, -1, len(moduli), n)
-        out = np.empty((w.shape[0], *flat.shape[1:]), np.uint32)
+        out = pool.empty((w.shape[0], *flat.shape[1:]), np.uint32)
         weights = w.astype(np.float64)
         bound = inner * int(np.abs(w.astype(np.int64)).max(initial=0))
         with threadpool_limits(self.threads, "blas"):
@@ -224,7 +224,7 @@ class CpuBackend(CpuSwitching):
                 for row in range(flat.shape[1]):
                     for first in range(0, n, width):
                         part = flat[:, row, limb, first : first + width]
-                        result = np.empty((w.shape[0], part.shape[1]), np.uint32)
+                        result = pool.empty((w.shape[0], part.shape[1]), np.uint32)
                         if split:  # 15-bit halves: bound * 2^15 < 2^53 for up to 2^23 products of 16-bit weights
                             _cpu.reduce_float64(result, weights @ (part >> 15).astype(np.float64), q, False, 1 << 15)
                             _cpu.reduce_float64(result, weights @ (part & 0x7FFF).astype(np.float64), q, True, 1)
@@ -236,7 +236,7 @@ class CpuBackend(CpuSwitching):
     def sample_uniform(self, key: bytes, domain: int, objects: U32, n: int, moduli: Moduli) -> U32:
         checks.stream("sample_uniform", key, domain, objects)
         checks.ring("sample_uniform", n, moduli)
-        out = np.empty((*objects.shape, len(moduli), n), np.uint32)
+        out = pool.empty((*objects.shape, len(moduli), n), np.uint32)
         if out.size:
             self._kernels.sample_uniform(out, key, domain, np.ascontiguousarray(objects), _words(moduli), n)
         return out
@@ -244,7 +244,7 @@ class CpuBackend(CpuSwitching):
     def _small(self, name: str, key: bytes, domain: int, objects: U32, n: int, ternary: bool) -> I32:
         checks.stream(name, key, domain, objects)
         checks.degree(name, n)
-        out = np.empty((*objects.shape, n), np.int32)
+        out = pool.empty((*objects.shape, n), np.int32)
         if out.size:
             self._kernels.sample_small(out, key, domain, np.ascontiguousarray(objects), n, ternary)
         return out
@@ -259,7 +259,7 @@ class CpuBackend(CpuSwitching):
         checks.stream("sample_flood", key, domain, objects)
         checks.ring("sample_flood", n, moduli)
         checks.bits("sample_flood", bits, 96)
-        out = np.empty((*objects.shape, len(moduli), n), np.uint32)
+        out = pool.empty((*objects.shape, len(moduli), n), np.uint32)
         if out.size:
             self._kernels.sample_flood(out, key, domain, np.ascontiguousarray(objects), _words(moduli), n, bits)
         return out
@@ -268,7 +268,7 @@ class CpuBackend(CpuSwitching):
         checks.pack("pack_bits", x, bits)
         count = x.shape[-1]
         rows = int(np.prod(x.shape[:-1]))
-        out = np.empty((*x.shape[:-1], (count * bits + 7) // 8), np.uint8)
+        out = pool.empty((*x.shape[:-1], (count * bits + 7) // 8), np.uint8)
         if out.size:
             _cpu.pack_bits(out, np.ascontiguousarray(x), rows, count, bits)
         return out
@@ -276,7 +276,7 @@ class CpuBackend(CpuSwitching):
     def unpack_bits(self, x: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint64]:
         checks.unpack("unpack_bits", x, bits, count)
         rows = int(np.prod(x.shape[:-1]))
-        out = np.empty((*x.shape[:-1], count), np.uint64)
+        out = pool.empty((*x.shape[:-1], count), np.uint64)
         if out.size:
             _cpu.unpack_bits(out, np.ascontiguousarray(x), rows, count, bits)
         return out
@@ -285,7 +285,7 @@ class CpuBackend(CpuSwitching):
         n = checks.factor("mask_and_pack", factor, moduli)
         checks.masked("mask_and_pack", x, mask, noise, n)
         width = checks.value_bits("mask_and_pack", moduli, drop)
-        out = np.empty((*x.shape[:-1], (n * width + 7) // 8), np.uint8)
+        out = pool.empty((*x.shape[:-1], (n * width + 7) // 8), np.uint8)
         if out.size:
             _of(self._kernels, "mask_and_pack", x)(
                 out, np.ascontiguousarray(x), np.ascontiguousarray(factor), mask.key, mask.domain, noise.key,
@@ -318,7 +318,7 @@ class CpuBackend(CpuSwitching):
         checks.constants("load_packed", constants, points.rows, points.moduli)
         checks.column_range("load_packed", points, (points.rows, count), first, step)
         width = (form.positions.size * (form.bits - form.drop) + 7) // 8
-        out = np.empty((points.rows, count, width), np.uint8)
+        out = pool.empty((points.rows, count, width), np.uint8)
         if out.size:
             self._kernels.load_packed(
                 out, points.data, _words(points.moduli), *_columns(points, first, step, count), form.bits, form.drop,
@@ -332,7 +332,7 @@ class CpuBackend(CpuSwitching):
         count = form.positions.size
         checks.packed("unpack_products", first, first.shape[:-1], count, form.bits - form.drop)
         checks.packed("unpack_products", second, first.shape[:-1], n, form.bits)
-        out: SignedInts = np.empty((*first.shape[:-1], count), np.int32 if form.bits <= 32 else np.int64)
+        out: SignedInts = pool.empty((*first.shape[:-1], count), np.int32 if form.bits <= 32 else np.int64)
         if out.size:
             _of(self._kernels, "unpack_products", out)(
                 out, np.ascontiguousarray(first), np.ascontiguousarray(second), np.ascontiguousarray(factor),
@@ -341,19 +341,33 @@ class CpuBackend(CpuSwitching):
         return out
 
     def requantise(
-        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+        self,
+        x: SignedInts,
+        scale: float,
+        y: SignedInts | None,
+        y_scale: float,
+        limits: tuple[float, float],
+        out: SignedInts | None = None,
     ) -> SignedInts:
-        checks.requantise("requantise", x, y, low, high)
-        out = np.empty_like(x, order="C")
-        if out.size:
-            second = np.empty(0, x.dtype) if y is None else np.ascontiguousarray(y)
-            _of(self._kernels, "requantise", x)(out, np.ascontiguousarray(x), scale, second, y_scale, low, high)
-        return out
+        checks.requantise("requantise", x, y, limits, out)
+        result: SignedInts = pool.empty(x.shape, x.dtype) if out is None else out
+        if result.size:
+            whole = all(a is None or a.flags.c_contiguous for a in (x, y, result))
+            axes = (1, 1, x.size) if whole else (1,) * (3 - x.ndim) + x.shape
+            second = np.empty((0, 0, 0), x.dtype) if y is None else _dense_rows(y).reshape(axes)
+            _of(self._kernels, "requantise", x)(
+                result.reshape(axes), _dense_rows(x).reshape(axes), scale, second, y_scale, *limits
+            )
+        return result
 
 
 def _of(kernels: Any, name: str, x: SignedInts) -> Any:
     """The kernel for int32 or for int64 values."""
     return getattr(kernels, name if x.dtype == np.int32 else f"{name}_wide")
+
+
+def _dense_rows(x: SignedInts) -> SignedInts:
+    return x if x.flags.c_contiguous or x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
 
 
 def _columns(points: Points, first: int, step: int, count: int) -> tuple[int, int, int, int, int, int]:

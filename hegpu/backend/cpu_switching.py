@@ -1,18 +1,16 @@
 """The compiled kernels that change moduli and keys."""
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from hegpu import _cpu
 from hegpu.backend import checks_switching as checks
+from hegpu.backend import pool
 from hegpu.backend.protocol import U32, Gadget, GadgetKey, Moduli
 
 _NONE = np.empty(0, np.uint32)
-_POOLED = 1 << 14  # residues: smaller arrays come from NumPy
 
 
 @lru_cache(maxsize=1024)
@@ -23,15 +21,6 @@ def words(values: tuple[int, ...]) -> U32:
     return array
 
 
-def empty(shape: tuple[int, ...]) -> U32:
-    """Uninitialised, from the pool of buffers whose pages are already there."""
-    size = math.prod(shape)
-    if size < _POOLED:
-        return np.empty(shape, np.uint32)
-    array: U32 = _cpu.empty(size)
-    return array.reshape(shape)
-
-
 class CpuSwitching:
     """The part of the CPU backend that changes moduli and keys."""
 
@@ -39,7 +28,7 @@ class CpuSwitching:
 
     def switch_modulus(self, x: U32, source: Moduli, target: Moduli, factor: int = 1) -> U32:
         n = checks.switch("switch_modulus", x, source, target)
-        out = empty((*x.shape[:-2], len(target), n))
+        out = pool.empty((*x.shape[:-2], len(target), n), np.uint32)
         if out.size:
             factors = words(tuple(factor % q for q in source))
             self._kernels.switch_modulus(out, np.ascontiguousarray(x), words(source), words(target), factors, n)
@@ -47,7 +36,7 @@ class CpuSwitching:
 
     def decompose(self, x: U32, gadget: Gadget) -> U32:
         n = checks.decompose("decompose", x, gadget)
-        out = empty((*x.shape[:-2], len(gadget.digits), len(gadget.extended), n))
+        out = pool.empty((*x.shape[:-2], len(gadget.digits), len(gadget.extended), n), np.uint32)
         if out.size:
             self._kernels.decompose(out, np.ascontiguousarray(x), *_gadget(gadget), n)
         return out
@@ -56,7 +45,7 @@ class CpuSwitching:
         self, digits: U32, addend: U32, keys: Sequence[GadgetKey], elements: Sequence[int], gadget: Gadget
     ) -> U32:
         n = checks.gadget_product("gadget_product", digits, addend, keys, elements, gadget)
-        out = empty((len(keys), *addend.shape[:-2], 2, len(gadget.extended), n))
+        out = pool.empty((len(keys), *addend.shape[:-2], 2, len(gadget.extended), n), np.uint32)
         if out.size:
             self._kernels.gadget_product(out, *_prepared(digits, addend, keys, elements, gadget, n), n)
         return out
@@ -67,14 +56,14 @@ class CpuSwitching:
     ) -> U32:  # fmt: skip
         n = checks.gadget_product("switch_keys", digits, addend, keys, elements, gadget)
         checks.targets("switch_keys", n, gadget, target)
-        out = empty((len(keys), *addend.shape[:-2], 2, len(target), n))
+        out = pool.empty((len(keys), *addend.shape[:-2], 2, len(target), n), np.uint32)
         if out.size:
             self._kernels.switch_keys(out, *_prepared(digits, addend, keys, elements, gadget, n), words(target), n)
         return out
 
     def switch_key(self, x: U32, key: GadgetKey, element: int, gadget: Gadget, target: Moduli) -> U32:
         n = checks.switch_key("switch_key", x, key, element, gadget, target)
-        out = empty((*x.shape[:-3], 2, len(target), n))
+        out = pool.empty((*x.shape[:-3], 2, len(target), n), np.uint32)
         if out.size:
             self._kernels.switch_key(
                 out, np.ascontiguousarray(x), x.shape[-3], *_key(key), element % (2 * n), *_gadget(gadget),
@@ -84,7 +73,7 @@ class CpuSwitching:
 
     def multiply_switch(self, x: U32, y: U32, key: GadgetKey, gadget: Gadget, target: Moduli) -> U32:
         n = checks.multiply("multiply_switch", x, y, key, gadget, target)
-        out = empty((*x.shape[:-3], 2, len(target), n))
+        out = pool.empty((*x.shape[:-3], 2, len(target), n), np.uint32)
         if out.size:
             a = np.ascontiguousarray(x)
             self._kernels.multiply_switch(
@@ -95,7 +84,7 @@ class CpuSwitching:
 
     def tensor_sum(self, x: U32, y: U32, moduli: Moduli) -> U32:
         n = checks.tensor("tensor_sum", x, y, moduli)
-        out = empty((*x.shape[1:-3], 3, len(moduli), n))
+        out = pool.empty((*x.shape[1:-3], 3, len(moduli), n), np.uint32)
         if out.size:
             a = np.ascontiguousarray(x)
             self._kernels.tensor_sum(out, a, a if y is x else np.ascontiguousarray(y), len(x), words(moduli), n)
@@ -103,7 +92,7 @@ class CpuSwitching:
 
     def sum_of_products(self, x: U32, y: U32, moduli: Moduli) -> U32:
         n = checks.sum_of_products("sum_of_products", x, y, moduli)
-        out = empty(x.shape[1:])
+        out = pool.empty(x.shape[1:], np.uint32)
         if out.size:
             self._kernels.sum_of_products(
                 out, np.ascontiguousarray(x), np.ascontiguousarray(y), len(x), words(moduli), n

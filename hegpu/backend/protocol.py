@@ -255,11 +255,10 @@ class Backend(Protocol):
         """
         ...
 
-    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
+    def point_matmul(self, w: Points, x: Points) -> Points:
         """For every point j and limb: ``Y[o, b] = sum_i W[o, i] X[i, b] mod q``.
 
-        ``w`` is rows o x columns i, ``x`` is rows i x columns b, the result rows o x columns b: ``out`` overwritten, if
-        given (fresh memory costs as much as a tenth of a product).
+        ``w`` is rows o x columns i, ``x`` is rows i x columns b, the result rows o x columns b.
         """
         ...
 
@@ -271,8 +270,8 @@ class Backend(Protocol):
     def sample_uniform(self, key: bytes, domain: int, objects: U32, n: int, moduli: Moduli) -> U32:
         """Uniform residues for each of ``objects`` ``[...]`` -> ``[..., limb, n]``. Public values only.
 
-        Residue j of limb l of object o is ``word j & (2^bits(q_l) - 1)`` of the first stream
-        ``(domain, o, l + 65536 a)``, a = 0, 1, ..., for which that is below ``q_l``.
+        Residue j of limb l of object o is ``word j mod q_l`` of the first stream ``(domain, o, l + 65536 a)``,
+        a = 0, 1, ..., whose word j is below ``floor(2^32 / q_l) q_l``.
         """
         ...
 
@@ -348,10 +347,18 @@ class Backend(Protocol):
         ...
 
     def requantise(
-        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+        self,
+        x: SignedInts,
+        scale: float,
+        y: SignedInts | None,
+        y_scale: float,
+        limits: tuple[float, float],
+        out: SignedInts | None = None,
     ) -> SignedInts:
-        """``round_half_even(clip(x scale + y y_scale, low, high))``, each operation rounded to float64 by itself.
+        """``round_half_even(clip(x scale + y y_scale, *limits))``, each operation rounded to float64 by itself.
 
-        ``y`` (None: no second term) shaped as ``x``; all int32 with limits within +-(2^31 - 1), or int64 within +-2^52.
+        ``x`` has up to three axes, of any strides; ``y`` (None: no second term) and ``out`` are shaped as ``x``; all
+        int32 with limits within +-(2^31 - 1), or int64 within +-2^52. ``out`` has a dense last axis and is no
+        part of ``x`` or ``y``.
         """
         ...

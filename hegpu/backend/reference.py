@@ -169,9 +169,9 @@ class ReferenceBackend(SwitchingReference):
         x = np.ascontiguousarray(points.data[:, first + step * np.arange(count)])
         return self.intt(x, points.moduli) if transform else x
 
-    def point_matmul(self, w: Points, x: Points, out: Points | None = None) -> Points:
-        checks.matmul("point_matmul", w, x, out)
-        out = out or self.empty_points(w.rows, x.columns, w.n, w.moduli)
+    def point_matmul(self, w: Points, x: Points) -> Points:
+        checks.matmul("point_matmul", w, x)
+        out = self.empty_points(w.rows, x.columns, w.n, w.moduli)
         q = _column(w.moduli)
         for o in range(w.rows):
             total = np.zeros((x.columns, len(w.moduli), w.n), np.uint64)
@@ -195,13 +195,12 @@ class ReferenceBackend(SwitchingReference):
         out = np.empty((objects.size, len(moduli), n), np.uint32)
         for row, item in enumerate(objects.ravel().tolist()):
             for limb, q in enumerate(moduli):
-                mask = np.uint32((1 << q.bit_length()) - 1)
-                value, attempt = np.full(n, mask, np.uint32), 0
-                while (rejected := value >= q).any():
-                    words = stream_words(key, domain, item, limb + 65536 * attempt, 0, n) & mask
-                    value = np.where(rejected, words, value)
+                limit, attempt = 2**32 // q * q, 0
+                words = np.full(n, 2**32 - 1, np.uint32)
+                while (rejected := words >= limit).any():
+                    words = np.where(rejected, stream_words(key, domain, item, limb + 65536 * attempt, 0, n), words)
                     attempt += 1
-                out[row, limb] = value
+                out[row, limb] = words % q
         return out.reshape(*objects.shape, len(moduli), n)
 
     def sample_ternary(self, key: bytes, domain: int, objects: U32, n: int) -> I32:
@@ -309,13 +308,21 @@ class ReferenceBackend(SwitchingReference):
         return np.asarray(centred.astype(np.int32 if form.bits <= 32 else np.int64))
 
     def requantise(
-        self, x: SignedInts, scale: float, y: SignedInts | None, y_scale: float, low: float, high: float
+        self,
+        x: SignedInts,
+        scale: float,
+        y: SignedInts | None,
+        y_scale: float,
+        limits: tuple[float, float],
+        out: SignedInts | None = None,
     ) -> SignedInts:
-        checks.requantise("requantise", x, y, low, high)
+        checks.requantise("requantise", x, y, limits, out)
         v = x * np.float64(scale)
         if y is not None:
             v = v + y * np.float64(y_scale)
-        return np.asarray(np.rint(np.clip(v, low, high)).astype(x.dtype))
+        result = np.empty(x.shape, x.dtype) if out is None else out
+        result[...] = np.rint(np.clip(v, *limits))
+        return result
 
 
 def _compose(x: U32, moduli: Moduli) -> U64:

@@ -8,13 +8,13 @@ import numpy as np
 from hegpu.backend.protocol import Backend
 from hegpu.ckks.ciphertext import Ciphertext
 from hegpu.ckks.params import Parameters, parse_fraction
-from hegpu.ckks.wire import dump, load, pack_residues, unpack_residues
+from hegpu.ckks.wire import Body, dump, load, pack_residues, unpack_residues
 from hegpu.errors import FormatError
 
 KIND = "ciphertext"
 
 
-def dump_ciphertext(backend: Backend, x: Ciphertext) -> bytes:
+def dump_ciphertext(backend: Backend, x: Ciphertext) -> Body:
     header = {
         "params": x.params.to_json(), "shape": list(x.data.shape[:-2]), "level": x.level,
         "scale": f"{x.scale.numerator}/{x.scale.denominator}", "fingerprint": x.fingerprint.hex(),
@@ -23,7 +23,7 @@ def dump_ciphertext(backend: Backend, x: Ciphertext) -> bytes:
     return dump(KIND, header, {"data": pack_residues(backend, x.data, x.moduli)})
 
 
-def load_ciphertext(backend: Backend, data: bytes, params: Parameters, max_bytes: int = 1 << 30) -> Ciphertext:
+def load_ciphertext(backend: Backend, data: Body, params: Parameters, max_bytes: int = 1 << 30) -> Ciphertext:
     """Errors: :class:`FormatError` for anything but what :func:`dump_ciphertext` writes for ``params``."""
 
     def expect(header: dict[str, Any]) -> dict[str, tuple[Any, tuple[int, ...]]]:

@@ -8,7 +8,7 @@ import numpy as np
 from hegpu.backend.protocol import Backend, GadgetKey
 from hegpu.ckks.evaluation_keys import RELINEARISE, EvaluationKeys
 from hegpu.ckks.params import Parameters
-from hegpu.ckks.wire import dump, load, pack_residues, unpack_residues
+from hegpu.ckks.wire import Body, dump, load, pack_residues, unpack_residues
 from hegpu.errors import FormatError, KeyMismatchError
 from hegpu.files import write_atomic
 from hegpu.ring.random import UNIFORM
@@ -21,7 +21,7 @@ def _file(element: int) -> str:
     return "relinearise.key" if element == RELINEARISE else f"galois-{element}.key"
 
 
-def dump_key(backend: Backend, keys: EvaluationKeys, element: int) -> bytes:
+def dump_key(backend: Backend, keys: EvaluationKeys, element: int) -> Body:
     """One key of the set, half the size it has in memory."""
     key = keys.key("dump_key", element, f"Galois element {element}")
     header = {
@@ -32,7 +32,7 @@ def dump_key(backend: Backend, keys: EvaluationKeys, element: int) -> bytes:
 
 
 def load_key(
-    backend: Backend, data: bytes, *, compact: bool = False, max_bytes: int = MAX_BYTES
+    backend: Backend, data: Body, *, compact: bool = False, max_bytes: int = MAX_BYTES
 ) -> tuple[Parameters, bytes, int, GadgetKey]:
     """(parameters, fingerprint, Galois element, key). ``compact``: the uniform half stays a seed.
 
@@ -72,7 +72,7 @@ def load_key(
 def save_keys(backend: Backend, keys: EvaluationKeys, folder: Path) -> None:
     """Each key of the set into ``folder``, files renamed into place."""
     for element in keys.elements:
-        write_atomic(folder / _file(element), dump_key(backend, keys, element))
+        write_atomic(folder / _file(element), [dump_key(backend, keys, element)])
 
 
 def open_keys(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hegpu.backend import pool
 from hegpu.backend.protocol import U32, Backend, Moduli
 from hegpu.errors import FormatError
 
@@ -14,15 +15,17 @@ VERSION = 1
 MAX_HEADER = 1 << 16
 _DTYPES = {"uint8": "U8"}
 
+Body = bytes | memoryview
+"""A file or message in memory."""
 Expect = Callable[[dict[str, Any]], dict[str, tuple[Any, tuple[int, ...]]]]
 
 
-def dump(kind: str, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+def dump(kind: str, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> memoryview:
     """A file of this ``kind``; ``header`` is JSON, ``arrays`` are uint8."""
-    shapes = {name: array.shape for name, array in arrays.items()}
-    parts: list[Any] = [frame_start(kind, header, shapes)]
-    parts += [np.ascontiguousarray(array).data for array in arrays.values()]
-    return b"".join(parts)
+    start = np.frombuffer(frame_start(kind, header, {name: array.shape for name, array in arrays.items()}), np.uint8)
+    parts = [start, *(array.reshape(-1) for array in arrays.values())]
+    out = pool.empty((sum(part.size for part in parts),), np.uint8)
+    return np.concatenate(parts, out=out).data
 
 
 def frame_start(kind: str, header: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> bytes:
@@ -40,7 +43,7 @@ def frame_start(kind: str, header: dict[str, Any], shapes: dict[str, tuple[int, 
     return len(head).to_bytes(8, "little") + head
 
 
-def header_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], int]:
+def header_of(data: Body) -> tuple[dict[str, Any], dict[str, Any], int]:
     """(our header, the declared tensors, where their bytes start). Errors: :class:`FormatError`."""
     if len(data) < 8:
         raise FormatError(f"load: {len(data)} bytes are no hegpu file; it is truncated")
@@ -48,7 +51,7 @@ def header_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], int]:
     if length > MAX_HEADER or 8 + length > len(data):
         raise FormatError(f"load: a header of {length} bytes does not fit; the file is damaged or no hegpu file")
     try:
-        tensors = json.loads(data[8 : 8 + length])
+        tensors = json.loads(bytes(data[8 : 8 + length]))
         header = json.loads(tensors.pop("__metadata__")["hegpu"])
         if not isinstance(tensors, dict) or not isinstance(header, dict):
             raise TypeError("not an object")
@@ -62,7 +65,7 @@ def header_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], int]:
     return header, tensors, 8 + length
 
 
-def load(data: bytes, kind: str, expect: Expect, max_bytes: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+def load(data: Body, kind: str, expect: Expect, max_bytes: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Header and arrays of a ``kind`` file.
 
     ``expect`` maps the header to each array's (dtype, shape); names, dtypes, shapes and the file's size must agree

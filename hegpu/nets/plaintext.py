@@ -63,8 +63,14 @@ def pad_for(net: Network | Outline, index: int, planes: NDArray[Any]) -> NDArray
     if net.phases is not None:
         y, x = wrap_indices((planes.shape[1], planes.shape[2]), layer.radius, net.phases)
         return np.ascontiguousarray(planes[:, y, x])
-    pad = layer.radius if net.border == "zero" else 0 if layer.op == "conv2d" else layer.kernel - 1
+    pad = zeros_around(net, index)
     return np.pad(planes, ((0, 0), (pad, pad), (pad, pad))) if pad else planes
+
+
+def zeros_around(net: Network | Outline, index: int) -> int:
+    """How many zeros layer ``index`` of a network without phases sees beyond each edge of its input."""
+    layer = net.layers[index]
+    return layer.radius if net.border == "zero" else 0 if layer.op == "conv2d" else layer.kernel - 1
 
 
 def plane_sizes(net: Network | Outline, shape: tuple[int, int]) -> list[tuple[int, int]]:

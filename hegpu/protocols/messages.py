@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hegpu.backend.protocol import U32, Backend
 from hegpu.ckks.params import Parameters, parse_fraction
 from hegpu.ckks.truncate import packed_bits, restore, truncate
-from hegpu.ckks.wire import dump, load, pack_residues, unpack_residues
+from hegpu.ckks.wire import Body, dump, load, pack_residues, unpack_residues
 from hegpu.errors import FormatError, HegpuError, ParameterError
 from hegpu.tensor.tiles import Tiling
 
@@ -115,10 +115,10 @@ def dump_slice(backend: Backend, s: EncryptedSlice) -> bytes:
         "c0": _pack_c0(backend, s.c0, s.params),
         "pk0": pack_residues(backend, s.pk0, s.params.q_primes),
     }
-    return dump("slice", header, arrays)
+    return bytes(dump("slice", header, arrays))
 
 
-def load_slice(backend: Backend, data: bytes) -> EncryptedSlice:
+def load_slice(backend: Backend, data: Body) -> EncryptedSlice:
     def expect(header: dict[str, Any]) -> dict[str, tuple[Any, tuple[int, ...]]]:
         params, tiling, _, _ = _common(header)
         return {"c0": (np.uint8, (tiling.tiles, _c0_bytes(params))), "pk0": (np.uint8, (_rows_bytes(params),))}
@@ -156,10 +156,10 @@ def dump_result(backend: Backend, r: EncryptedResult) -> bytes:
     }
     c0 = backend.pack_bits(r.c0.astype(np.uint64), _c0_bits(r.params))
     c1 = backend.pack_bits(r.c1.astype(np.uint64), r.modulus.bit_length())
-    return dump("result", header, {"c0": c0, "c1": c1})
+    return bytes(dump("result", header, {"c0": c0, "c1": c1}))
 
 
-def load_result(backend: Backend, data: bytes) -> EncryptedResult:
+def load_result(backend: Backend, data: Body) -> EncryptedResult:
     def expect(header: dict[str, Any]) -> dict[str, tuple[Any, tuple[int, ...]]]:
         params, tiling, _, _ = _common(header)
         pixels, bits = tiling.step_w * tiling.step_h, params.q_primes[0].bit_length()

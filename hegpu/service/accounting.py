@@ -19,7 +19,7 @@ from hegpu.service.metrics import Metrics
 
 log = logging.getLogger("hegpu.service")
 _DISCONNECTED = 499  # as other servers log it; nobody receives it
-_DISCARDED = 1 << 24  # an unread rest of this size is swallowed to keep the connection, a larger one ends it
+DISCARDED = 1 << 24  # an unread rest of this size is swallowed to keep the connection, a larger one ends it
 
 
 @dataclass
@@ -100,4 +100,4 @@ def _rest_is_large(request: Request) -> bool:
         declared = declared_length(request)
     except ServiceError:
         return True
-    return declared is None or declared - account_of(request).received > _DISCARDED
+    return declared is None or declared - account_of(request).received > DISCARDED

@@ -13,13 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from hegpu.errors import HegpuError
 from hegpu.service import routes_keys, routes_rounds, routes_sessions
 from hegpu.service.accounting import Accounting, error_response
 from hegpu.service.auth import authenticator
 from hegpu.service.errors import ServiceError
+from hegpu.service.page import NOTHING_IS_LOADED, page
 from hegpu.service.service import Service
 
 log = logging.getLogger("hegpu.service")
@@ -51,6 +52,7 @@ def create_app(service: Service) -> FastAPI:
         version=version("hegpu"),
         summary="Denoise low-dose CT slices while they stay encrypted. Research software, not a medical device.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     app.add_middleware(Accounting, metrics=service.metrics)
@@ -61,6 +63,11 @@ def create_app(service: Service) -> FastAPI:
     async def healthz() -> dict[str, str]:
         """Alive; nothing else is told without a token."""
         return {"status": "ok"}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """What /openapi.json says, to be read."""
+        return HTMLResponse(page(app.openapi()), headers={"Content-Security-Policy": NOTHING_IS_LOADED})
 
     @app.get("/metrics", tags=["operation"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:

@@ -1,16 +1,18 @@
 """Bodies: received into one buffer of a size known beforehand, sent in pieces, both within a time and a memory."""
 
 import hashlib
-import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import anyio
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from hegpu.backend import pool
+from hegpu.ckks.wire import Body
 from hegpu.service.errors import ServiceError
 
 log = logging.getLogger("hegpu.service")
@@ -65,21 +67,18 @@ def check_length(request: Request, size: int, exact: bool) -> None:
         raise ServiceError(400, "request", f"the body has {declared:,} bytes, {size:,} are needed", "send all of it")
 
 
-async def receive(request: Request, size: int, exact: bool, seconds: float) -> tuple[bytes, bytes]:
+async def receive(request: Request, size: int, exact: bool, seconds: float) -> tuple[memoryview, bytes]:
     """(the body, its BLAKE2b digest of 16 bytes). Errors: 400, 413, and 408 for a body that takes too long."""
     check_length(request, size, exact)
     digest = hashlib.blake2b(digest_size=16)
-    buffer = io.BytesIO()  # its memory becomes the result without a copy
-    if exact:
-        buffer.seek(size - 1)
-        buffer.write(b"\0")
-        buffer.seek(0)
+    buffer, at = pool.empty((size,), np.uint8).data, 0
     try:
         with anyio.fail_after(allowed(seconds, size)):
             async for piece in request.stream():
-                if buffer.tell() + len(piece) > size:
+                if at + len(piece) > size:
                     raise _too_large(size)
-                buffer.write(piece)
+                buffer[at : at + len(piece)] = piece
+                at += len(piece)
                 digest.update(piece)
     except TimeoutError:
         raise ServiceError(
@@ -88,9 +87,9 @@ async def receive(request: Request, size: int, exact: bool, seconds: float) -> t
             f"the body took longer than {allowed(seconds, size):.1f} s",
             "send it again over a faster connection",
         ) from None
-    if exact and buffer.tell() != size:
-        raise ServiceError(400, "request", f"the body has {buffer.tell():,} bytes, {size:,} are needed", "send it all")
-    return buffer.getvalue(), digest.digest()
+    if exact and at != size:
+        raise ServiceError(400, "request", f"the body has {at:,} bytes, {size:,} are needed", "send it all")
+    return buffer[:at], digest.digest()
 
 
 def _too_large(size: int) -> ServiceError:
@@ -104,7 +103,7 @@ class Answer(Response):
 
     media_type = "application/octet-stream"
 
-    def __init__(self, content: bytes, seconds: float) -> None:
+    def __init__(self, content: Body, seconds: float) -> None:
         super().__init__(content)
         self._seconds = seconds
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hegpu.api import key_fingerprint
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import FormatError, HegpuError, KeyMismatchError, ParameterError
 from hegpu.protocols.client_relu.client import denoise as denoise_rounds
@@ -21,6 +22,7 @@ from hegpu.protocols.messages import dump_slice, load_result, load_slice
 from hegpu.ring.random import fresh_key
 from hegpu.service.client_relu import ClientReluServer
 from hegpu.service.client_state import ClientSession, ClientState
+from hegpu.service.errors import is_disk_full
 from hegpu.service.http import Connection, Refused
 from hegpu.service.linear import LinearPlan
 
@@ -48,7 +50,7 @@ class Link:
     keys: MasterKey | None
     preset: str | None = None
 
-    def exchange(self, round: int, group: int, message_id: str, body: bytes, most: int) -> bytes:
+    def exchange(self, round: int, group: int, message_id: str, body: Body, most: int) -> Body:
         path = f"/v1/sessions/{self.session.id}/rounds/{round}/groups/{group}/{message_id}"
         return self.connection.put(path, body, most)
 
@@ -75,6 +77,13 @@ def denoise(
                 raise
             kept.keep_session(None)
             raise HegpuError(f"{refusal}; start the same command again, it opens a new session") from refusal
+        except OSError as cause:
+            if not is_disk_full(cause):
+                raise
+            raise HegpuError(
+                f"client: no room in {state} ({cause.strerror}); make some, then start the same command again, it goes "
+                "on where it stopped"
+            ) from cause
 
 
 def finish(connection: Connection, task: Task, hu: F64, state: Path, keys: MasterKey | None = None) -> None:
@@ -109,7 +118,8 @@ def _agree(connection: Connection, state: ClientState, task: Task, shape: tuple[
     }
     if task.preset is not None:
         asked["preset"] = task.preset
-    session = ClientSession.from_json(connection.json("POST", "/v1/sessions", asked), task.protocol)
+    answer = connection.json("POST", "/v1/sessions", asked, key=state.opening_key())
+    session = ClientSession.from_json(answer, task.protocol)
     state.keep_session(session)
     return session
 
@@ -155,7 +165,7 @@ def _client_relu(link: Link, hu: F64) -> F64:
     if plan.shape != hu.shape or plan.preset != (link.preset or ClientReluServer.presets[0]):
         raise FormatError("client: the server planned for another slice or preset; this service is not to be used")
 
-    def exchange(index: int, group: int, message_id: str, body: bytes) -> bytes:
+    def exchange(index: int, group: int, message_id: str, body: Body) -> Body:
         return link.exchange(index, group, message_id, body, plan.answer_bytes(index, group))
 
     result, report = denoise_rounds(

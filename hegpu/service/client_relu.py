@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.nets.description import Network
 from hegpu.protocols.client_relu import server
 from hegpu.protocols.client_relu.plan import Plan, plan_network
@@ -30,13 +31,11 @@ class ClientReluServer:
     def load_plan(self, data: dict[str, Any]) -> Plan:
         return _load(json.dumps(data, sort_keys=True))
 
-    def prepare(
-        self, backend: Backend, net: Network, plan: AnyPlan, round: int, recycle: server.Prepared | None
-    ) -> server.Prepared:
+    def prepare(self, backend: Backend, net: Network, plan: AnyPlan, round: int) -> server.Prepared:
         assert isinstance(plan, Plan)
-        return server.prepare(backend, net, plan, round, recycle)
+        return server.prepare(backend, net, plan, round)
 
-    def answer(self, backend: Backend, prepared: server.Prepared, nonce: bytes, group: int, body: bytes) -> bytes:
+    def answer(self, backend: Backend, prepared: server.Prepared, nonce: bytes, group: int, body: Body) -> Body:
         return server.answer(backend, prepared, group, nonce, body)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import secrets
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ class ClientState:
     def __init__(self, folder: Path, request: dict[str, Any]) -> None:
         self.folder, self._request = folder, request
         self._lock = -1
+        self._opening: str | None = None
         self.session: ClientSession | None = None
 
     def __enter__(self) -> "ClientState":
@@ -65,10 +67,20 @@ class ClientState:
 
     def keep_session(self, session: ClientSession | None) -> None:
         """None: the next run opens a new one."""
-        self.session = session
-        stored = None if session is None else {**asdict(session), "nonce": session.nonce.hex()}
-        text = json.dumps({"format": _FORMAT, "request": self._request, "session": stored})
-        self.write(_FILE, text.encode())
+        self.session, self._opening = session, None
+        self._keep()
+
+    def opening_key(self) -> str:
+        """Names the request for the next session, so that a client killed before the answer gets the same one."""
+        if self._opening is None:
+            self._opening = secrets.token_hex(16)
+            self._keep()
+        return self._opening
+
+    def _keep(self) -> None:
+        session = None if self.session is None else {**asdict(self.session), "nonce": self.session.nonce.hex()}
+        state = {"format": _FORMAT, "request": self._request, "session": session, "opening": self._opening}
+        self.write(_FILE, json.dumps(state).encode())
 
     def write(self, name: str, data: bytes) -> None:
         write_atomic(self.folder / name, data, 0o600)
@@ -93,7 +105,7 @@ class ClientState:
             return
         try:
             state = json.loads(content)
-            request, stored = state["request"], state["session"]
+            request, stored, self._opening = state["request"], state["session"], state.get("opening")
             if state["format"] != _FORMAT:
                 raise ValueError("another format")
             if stored is not None:

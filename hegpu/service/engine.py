@@ -1,6 +1,5 @@
-"""Runs jobs: knows the networks and keeps the transformed weights of the last rounds."""
+"""Runs jobs: knows the networks, keeps plans on disk and the transformed weights of the last rounds in memory."""
 
-import functools
 import hashlib
 import json
 import threading
@@ -10,58 +9,58 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.service.catalogue import Catalogue, Model
 from hegpu.service.errors import ServiceError
 from hegpu.service.jobs import Job, PlanJob, RoundJob
+from hegpu.service.store import Store
 
 KEPT = 2  # prepared rounds; about 300 MB each for a 96-channel layer
 _Key = tuple[str, str, str, int]
 
 
 class Engine:
-    """``timed(stage)`` is a context manager that measures a stage. Runs one job at a time: the oldest weights give their
-    memory to the next ones."""
+    """``timed(stage)`` is a context manager that measures a stage. Jobs may run in any number of threads."""
 
     def __init__(
-        self, backend: Backend, catalogue: Catalogue, timed: Callable[[str], AbstractContextManager[None]]
+        self, backend: Backend, catalogue: Catalogue, store: Store, timed: Callable[[str], AbstractContextManager[None]]
     ) -> None:
-        self._backend, self._catalogue, self._timed = backend, catalogue, timed
+        self._backend, self._catalogue, self._store, self._timed = backend, catalogue, store, timed
         self._prepared: OrderedDict[_Key, Any] = OrderedDict()
         self._lock = threading.Lock()
-        self._plan = functools.lru_cache(maxsize=64)(self._make_plan)
 
     def holds(self, job: Job) -> bool:
         """Whether the job's weights are at hand."""
         return isinstance(job, RoundJob) and _key(job) in self._prepared
 
-    def run(self, job: Job) -> bytes:
+    def run(self, job: Job) -> Body:
         """Errors: those of the protocol, and 410 for a network that is no longer offered."""
         if isinstance(job, PlanJob):
-            return self._plan(job)
+            return (self._store.plan(job.key) or self._plan(job)).encode()
         prepared = self._prepare(job, self._model(job.model))
         with self._timed("compute"):
             protocol = self._catalogue.protocols[job.protocol]
             return protocol.answer(self._backend, prepared, job.nonce, job.group, job.body)
 
-    def _make_plan(self, job: PlanJob) -> bytes:
+    def _plan(self, job: PlanJob) -> str:
         with self._timed("plan"):
             protocol = self._catalogue.protocols[job.protocol]
             plan = protocol.plan(self._backend, self._model(job.model).net, job.preset, job.shape)
-            return json.dumps(plan.to_json(), sort_keys=True).encode()
+        text = json.dumps(plan.to_json(), sort_keys=True)
+        self._store.keep_plan(job.key, text)
+        return text
 
     def _prepare(self, job: RoundJob, model: Model) -> Any:
+        """The round's weights. The oldest ones go before new ones are made: their memory is used again."""
         key = _key(job)
         with self._lock:
             if key not in self._prepared:
-                recycle = None
-                if len(self._prepared) >= KEPT:  # before, not after: never more than KEPT in memory
-                    (of, *_), old = self._prepared.popitem(last=False)
-                    recycle = old if of == job.protocol else None
-                    del old
+                if len(self._prepared) >= KEPT:
+                    self._prepared.popitem(last=False)
+                protocol = self._catalogue.protocols[job.protocol]
+                plan = protocol.load_plan(json.loads(job.plan))
                 with self._timed("prepare"):
-                    protocol = self._catalogue.protocols[job.protocol]
-                    plan = protocol.load_plan(json.loads(job.plan))
-                    self._prepared[key] = protocol.prepare(self._backend, model.net, plan, job.round, recycle)
+                    self._prepared[key] = protocol.prepare(self._backend, model.net, plan, job.round)
             self._prepared.move_to_end(key)
             return self._prepared[key]
 

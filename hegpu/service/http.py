@@ -4,19 +4,23 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 
+from hegpu.backend import pool
+from hegpu.ckks.wire import Body
 from hegpu.errors import FormatError, HegpuError, ParameterError
 from hegpu.service.hosts import is_loopback
 
 MAX_JSON = 1 << 24
 _MAX_ERROR = 1 << 16
+_PIECE = 1 << 18
 _TIMEOUT = httpx.Timeout(30.0, read=300.0)
 _AGAIN = "start the same command again, it goes on where it stopped"
 
@@ -59,26 +63,38 @@ class Connection:
         self._client.close()
 
     def json(
-        self, method: str, path: str, content: dict[str, Any] | None = None, patience: float | None = None
+        self,
+        method: str,
+        path: str,
+        content: dict[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        patience: float | None = None,
     ) -> dict[str, Any]:
-        """Errors: :class:`Refused`, :class:`FormatError` for an answer that is no JSON object."""
-        answer = self._repeat(lambda: self._client.build_request(method, path, json=content), MAX_JSON, patience)
+        """``key`` makes a POST one that can be repeated. Errors: :class:`Refused`, :class:`FormatError` for an answer
+        that is no JSON object."""
+        headers = {"Idempotency-Key": key} if key else None
+        answer = self._repeat(
+            lambda: self._client.build_request(method, path, json=content, headers=headers), MAX_JSON, patience
+        )
         if not answer:
             return {}
         try:
-            value = httpx.Response(200, content=answer).json()
+            value = httpx.Response(200, content=bytes(answer)).json()
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise FormatError(f"client: {method} {path} was not answered by a JSON object; is this a hegpu server?")
         return value
 
-    def put(self, path: str, body: bytes, most: int) -> bytes:
+    def put(self, path: str, body: Body, most: int) -> Body:
         """The answer to ``body``, of at most ``most`` bytes; whenever it is lost, the very same bytes are sent again."""
-        headers = {"Content-Type": "application/octet-stream"}
-        return self._repeat(lambda: self._client.build_request("PUT", path, content=body, headers=headers), most, None)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))}
+        return self._repeat(
+            lambda: self._client.build_request("PUT", path, content=_pieces(body), headers=headers), most, None
+        )
 
-    def _repeat(self, request: Callable[[], httpx.Request], most: int, patience: float | None) -> bytes:
+    def _repeat(self, request: Callable[[], httpx.Request], most: int, patience: float | None) -> Body:
         patience = self._patience if patience is None else patience
         deadline, pause = time.monotonic() + patience, 0.25
         while True:
@@ -103,23 +119,26 @@ class Connection:
             time.sleep(wait)
             pause = min(2 * pause, 15.0)
 
-    def _once(self, request: httpx.Request, most: int) -> tuple[int, httpx.Headers, bytes]:
-        up = sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + len(request.content)
+    def _once(self, request: httpx.Request, most: int) -> tuple[int, httpx.Headers, Body]:
+        up = sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + int(
+            request.headers.get("Content-Length", 0)
+        )
         self._count(up + len(request.method) + len(request.url.raw_path) + 13, 0)
         response = self._client.send(request, stream=True)
         try:
             self._count(0, sum(len(name) + len(value) + 4 for name, value in response.headers.raw) + 19)
             limit = most if response.status_code < 300 else _MAX_ERROR
-            data = bytearray()
+            data, at = pool.empty((limit,), np.uint8).data, 0
             for piece in response.iter_raw():
                 self._count(0, len(piece))
-                data += piece
-                if len(data) > limit:
+                if at + len(piece) > limit:
                     raise FormatError(
                         f"client: the server's answer is larger than the {limit:,} bytes that were agreed; this "
                         "service is not to be used"
                     )
-            return response.status_code, response.headers, bytes(data)
+                data[at : at + len(piece)] = piece
+                at += len(piece)
+            return response.status_code, response.headers, data[:at]
         finally:
             response.close()
 
@@ -129,18 +148,24 @@ class Connection:
             self.traffic.down += down
 
 
+def _pieces(body: Body) -> Iterator[bytes]:
+    view = memoryview(body)
+    for at in range(0, len(view), _PIECE):
+        yield bytes(view[at : at + _PIECE])
+
+
 def clean(text: str) -> str:
     """What a stranger wrote, fit for a terminal: no control characters, not long."""
     return "".join(c if c.isprintable() else "?" for c in text[:300])
 
 
-def shown(data: bytes) -> str:
+def shown(data: Body) -> str:
     """A server's error in its own words, if it is one."""
     try:
-        value = httpx.Response(200, content=data).json()
+        value = httpx.Response(200, content=bytes(data)).json()
         return clean("; ".join(str(value[key])[:140] for key in ("error", "what_to_do")))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return clean(data[:100].decode("utf-8", "replace")) or "no reason given"
+        return clean(bytes(data[:100]).decode("utf-8", "replace")) or "no reason given"
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:

@@ -1,12 +1,15 @@
 """The one door through which all work goes: ``submit(job) -> Future``. A job is pure data, so that a cluster can stand
 behind the same door."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from importlib.metadata import version
 from time import perf_counter
 
+from hegpu.ckks.wire import Body
 from hegpu.service.errors import ServiceError
 
 MAX_PASSED_OVER = 16
@@ -21,6 +24,11 @@ class PlanJob:
     preset: str
     shape: tuple[int, int]
 
+    @property
+    def key(self) -> str:
+        """Stands for the plan, which another version of hegpu may make otherwise."""
+        return json.dumps([version("hegpu"), *astuple(self)])
+
 
 @dataclass(frozen=True, slots=True)
 class RoundJob:
@@ -32,7 +40,7 @@ class RoundJob:
     round: int
     group: int
     nonce: bytes
-    body: bytes = field(repr=False)
+    body: Body = field(repr=False)
 
 
 Job = PlanJob | RoundJob
@@ -52,37 +60,39 @@ class Progress:
 @dataclass
 class _Entry:
     job: Job
-    future: "Future[bytes]"
+    future: "Future[Body]"
     passed_over: int = 0
 
 
 class Jobs:
-    """A queue and ``workers`` threads (one: the kernels are threaded themselves).
+    """A queue and a thread for each kind of job: one for rounds, since the kernels are threaded themselves, and one for
+    plans, which may take seconds and must not keep a slice waiting.
 
     ``prefers`` marks jobs whose weights are at hand. They go first, or clients in different rounds would have the
     weights transformed anew for every request; nobody is passed over more than ``MAX_PASSED_OVER`` times.
     """
 
-    def __init__(
-        self, run: Callable[[Job], bytes], prefers: Callable[[Job], bool], limit: int, workers: int = 1
-    ) -> None:
+    def __init__(self, run: Callable[[Job], Body], prefers: Callable[[Job], bool], limit: int) -> None:
         self._run, self._prefers, self._limit = run, prefers, limit
         self._waiting: list[_Entry] = []
         self._change = threading.Condition()
         self._closed = False
         self.progress = Progress()
-        self._threads = [threading.Thread(target=self._work, name=f"job-{i}", daemon=True) for i in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(kind,), name=kind.__name__, daemon=True)
+            for kind in (RoundJob, PlanJob)
+        ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> "Future[bytes]":
+    def submit(self, job: Job) -> "Future[Body]":
         """Errors: 429 where the queue is full, 503 where the server is going down."""
         with self._change:
             self._refuse_if_full()
             entry = _Entry(job, Future())
             self._waiting.append(entry)
             self.progress.waiting += 1
-            self._change.notify()
+            self._change.notify_all()
         return entry.future
 
     def check(self) -> None:
@@ -107,21 +117,21 @@ class Jobs:
             raise _going_down()
         if len(self._waiting) >= self._limit:
             p = self.progress
-            seconds = len(self._waiting) * p.seconds / max(1, p.done) / len(self._threads)
+            seconds = len(self._waiting) * p.seconds / max(1, p.done)
             raise ServiceError(
                 429, "queue", f"{len(self._waiting)} jobs are waiting, the limit", "send it again later",
                 retry_after=min(30, max(1, round(seconds))),
             )  # fmt: skip
 
-    def _take(self) -> _Entry | None:
+    def _take(self, kind: type[Job]) -> _Entry | None:
         with self._change:
-            while not self._waiting:
+            while not (mine := [e for e in self._waiting if isinstance(e.job, kind)]):
                 if self._closed:
                     return None
                 self._change.wait()
-            oldest = entry = self._waiting[0]
+            oldest = entry = mine[0]
             if oldest.passed_over < MAX_PASSED_OVER:
-                entry = next((e for e in self._waiting if self._prefers(e.job)), oldest)
+                entry = next((e for e in mine if self._prefers(e.job)), oldest)
             if entry is not oldest:
                 oldest.passed_over += 1
             self._waiting.remove(entry)
@@ -129,8 +139,8 @@ class Jobs:
             self.progress.running += 1
         return entry
 
-    def _work(self) -> None:
-        while (entry := self._take()) is not None:
+    def _work(self, kind: type[Job]) -> None:
+        while (entry := self._take(kind)) is not None:
             started = perf_counter()
             error: BaseException | None = None
             try:

@@ -8,6 +8,7 @@ import numpy as np
 
 from hegpu.backend.protocol import Backend
 from hegpu.ckks.params import Parameters, preset
+from hegpu.ckks.wire import Body
 from hegpu.errors import FormatError, HegpuError, KeyMismatchError, ModelError, ParameterError
 from hegpu.nets.compose import AffineFilter, affine_filter
 from hegpu.nets.description import Network
@@ -97,15 +98,13 @@ class LinearServer:
     def load_plan(self, data: dict[str, Any]) -> LinearPlan:
         return LinearPlan.from_json(data)
 
-    def prepare(
-        self, backend: Backend, net: Network, plan: Plan, round: int, recycle: object
-    ) -> tuple[LinearPlan, AffineFilter]:
+    def prepare(self, backend: Backend, net: Network, plan: Plan, round: int) -> tuple[LinearPlan, AffineFilter]:
         assert isinstance(plan, LinearPlan)
         return plan, affine_filter(net)
 
     def answer(
-        self, backend: Backend, prepared: tuple[LinearPlan, AffineFilter], nonce: bytes, group: int, body: bytes
-    ) -> bytes:
+        self, backend: Backend, prepared: tuple[LinearPlan, AffineFilter], nonce: bytes, group: int, body: Body
+    ) -> Body:
         plan, affine = prepared
         s = load_slice(backend, body)
         if s.nonce != nonce:

@@ -5,6 +5,7 @@ from typing import Any
 from typing import Protocol as Interface
 
 from hegpu.backend.protocol import Backend
+from hegpu.ckks.wire import Body
 from hegpu.errors import ParameterError
 from hegpu.nets.description import Network
 
@@ -54,12 +55,11 @@ class ServerProtocol(Interface):
         """The inverse of ``Plan.to_json``."""
         ...
 
-    def prepare(self, backend: Backend, net: Network, plan: Plan, round: int, recycle: Any) -> Any:
-        """What is made once a round and kept while it is served. ``recycle``: None, or what an earlier call returned and
-        nobody needs any more; its memory may be used."""
+    def prepare(self, backend: Backend, net: Network, plan: Plan, round: int) -> Any:
+        """What is made once a round and kept while it is served."""
         ...
 
-    def answer(self, backend: Backend, prepared: Any, nonce: bytes, group: int, body: bytes) -> bytes:
+    def answer(self, backend: Backend, prepared: Any, nonce: bytes, group: int, body: Body) -> Body:
         """Needs no secret. Errors: any :class:`~hegpu.errors.HegpuError` for a bad body."""
         ...
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.concurrency import run_in_threadpool
 
+from hegpu.ckks.wire import Body
 from hegpu.service.accounting import account_of
 from hegpu.service.bodies import Answer, check_length, receive
 from hegpu.service.errors import ServiceError
@@ -27,7 +28,7 @@ BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 def routes(service: Service, authenticate: Callable[..., Awaitable[Caller]]) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["rounds"])
     Authenticated = Annotated[Caller, Depends(authenticate)]
-    running: dict[tuple[str, str], asyncio.Task[bytes]] = {}
+    running: dict[tuple[str, str], asyncio.Task[Body]] = {}
 
     @router.put(
         "/sessions/{session}/rounds/{round}/groups/{group}/{message_id}",
@@ -65,7 +66,7 @@ def routes(service: Service, authenticate: Callable[..., Awaitable[Caller]]) -> 
     return router
 
 
-async def _compute(service: Service, session: Session, message: Message, body: bytes, keeps: bool) -> bytes:
+async def _compute(service: Service, session: Session, message: Message, body: Body, keeps: bool) -> Body:
     job = RoundJob(
         session.protocol, session.digest, session.plan, message.round, message.group, session.nonce, body
     )  # fmt: skip
@@ -77,9 +78,7 @@ async def _compute(service: Service, session: Session, message: Message, body: b
     return data
 
 
-def _forget(
-    running: dict[tuple[str, str], asyncio.Task[bytes]], key: tuple[str, str], task: asyncio.Task[bytes]
-) -> None:
+def _forget(running: dict[tuple[str, str], asyncio.Task[Body]], key: tuple[str, str], task: asyncio.Task[Body]) -> None:
     del running[key]
     if not task.cancelled():
         task.exception()  # its waiters have it; asyncio need not print it

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Header, Path, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from hegpu.service.bodies import receive
@@ -17,12 +17,18 @@ from hegpu.service.jobs import PlanJob
 from hegpu.service.linear import NONCE_BYTES
 from hegpu.service.protocols import Plan, choose_preset
 from hegpu.service.service import Service
-from hegpu.service.store import Session
+from hegpu.service.store import Opening, Session
 from hegpu.service.tokens import Caller
 from hegpu.tensor.tiles import MAX_SIDE
 
 _MOST_JSON = 4096
 SessionId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0" * 32])]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key", pattern="^[0-9A-Za-z_-]{8,64}$", description="the same key and body: the same session"
+    ),
+]
 
 
 class _Strict(BaseModel):
@@ -90,23 +96,26 @@ def routes(service: Service, authenticate: Callable[..., Awaitable[Caller]]) -> 
     schema = {"application/json": {"schema": SessionRequest.model_json_schema()}}
 
     @router.post("/sessions", status_code=201, openapi_extra={"requestBody": {"required": True, "content": schema}})
-    async def open_session(request: Request, caller: Authenticated) -> SessionOpened:
-        """Agree on a plan for one slice."""
-        body, _ = await receive(request, _MOST_JSON, False, service.limits.body_seconds)
-        asked = _parse(body)
+    async def open_session(request: Request, caller: Authenticated, key: Key = None) -> SessionOpened:
+        """Agree on a plan for one slice. With an Idempotency-Key the request can be repeated."""
+        body, digest = await receive(request, _MOST_JSON, False, service.limits.body_seconds)
+        asked = _parse(bytes(body))
         job = _plan_job(service, caller, asked)
-        text = (await asyncio.wrap_future(service.jobs.submit(job))).decode()
-        _check_fits(service.plan_from(asked.protocol, text), service.limits.body_memory)
-        session = Session(
-            secrets.token_hex(16), caller.name, asked.model, job.model, asked.protocol, asked.height, asked.width,
-            secrets.token_bytes(NONCE_BYTES), text, time.time() + 3600 * service.limits.session_hours,
-        )  # fmt: skip
-        service.store.add(session, service.limits.sessions)
+        opening = Opening(key, digest) if key else None
+        session = service.store.opened(caller.name, opening) if opening else None
+        if session is None:
+            text = service.store.plan(job.key) or bytes(await asyncio.wrap_future(service.jobs.submit(job))).decode()
+            _check_fits(service.plan_from(asked.protocol, text), service.limits.body_memory)
+            session = Session(
+                secrets.token_hex(16), caller.name, asked.model, job.model, asked.protocol, asked.height, asked.width,
+                secrets.token_bytes(NONCE_BYTES), text, time.time() + 3600 * service.limits.session_hours,
+            )  # fmt: skip
+            session = service.store.add(session, opening, service.limits.sessions)
         return SessionOpened(
             session=session.id,
             nonce=session.nonce.hex(),
             protocol=session.protocol,
-            plan=json.loads(text),
+            plan=json.loads(session.plan),
             expires_at=_when(session),
             disclosure=service.catalogue.protocols[session.protocol].disclosure,
         )

@@ -10,6 +10,7 @@ from hegpu.backend.protocol import Backend
 from hegpu.errors import ParameterError
 from hegpu.service.app import create_app
 from hegpu.service.catalogue import load_catalogue
+from hegpu.service.connections import bounded
 from hegpu.service.hosts import is_loopback
 from hegpu.service.limits import Limits
 from hegpu.service.protocols import ServerProtocol
@@ -56,7 +57,7 @@ def serve(
         create_app(service),
         host=host,
         port=port,
-        http="httptools",
+        http=bounded(limits.body_seconds),
         loop="asyncio",
         ws="none",
         access_log=False,

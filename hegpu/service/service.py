@@ -35,7 +35,7 @@ class Service:
         self.keys = KeyStore(self.store)
         self.memory = Room("the memory for bodies", limits.body_memory)
         self._in_flight: dict[str, Room] = {}
-        engine = Engine(backend, catalogue, self.metrics.timed)
+        engine = Engine(backend, catalogue, self.store, self.metrics.timed)
         self.jobs = Jobs(engine.run, engine.holds, limits.queue)
         self.plan_from = functools.lru_cache(maxsize=256)(self._plan_from)
         progress = self.jobs.progress

@@ -1,7 +1,7 @@
 """The server's memory on disk, so that a killed server goes on where it was: SQLite for facts, files for answers.
 
 The data base holds sessions and, per message, the digest of its body: no ciphertext, no secret (a server has none).
-All calls come from the event loop, except those that only touch one answer's file.
+Calls come from the event loop, except those that only touch one answer's file and those about plans.
 """
 
 import os
@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from hegpu.ckks.wire import Body
 from hegpu.errors import HegpuError
 from hegpu.files import write_atomic
 from hegpu.service.errors import ServiceError
@@ -24,6 +25,10 @@ CREATE TABLE IF NOT EXISTS sessions (
     id TEXT PRIMARY KEY, token TEXT NOT NULL, model TEXT NOT NULL, digest TEXT NOT NULL, protocol TEXT NOT NULL,
     height INTEGER NOT NULL, width INTEGER NOT NULL, nonce BLOB NOT NULL, plan TEXT NOT NULL, expires REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS openings (
+    token TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL,
+    session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, PRIMARY KEY (token, key)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS messages (
     session TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE, message TEXT NOT NULL,
     round INTEGER NOT NULL, part INTEGER NOT NULL, digest BLOB NOT NULL, answered INTEGER NOT NULL DEFAULT 0,
@@ -32,7 +37,9 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE TABLE IF NOT EXISTS keys (
     token TEXT NOT NULL, fingerprint TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (token, fingerprint)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS plans (key TEXT PRIMARY KEY, plan TEXT NOT NULL);
 """
+KEPT_PLANS = 256  # some kilobytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,14 @@ class Session:
     nonce: bytes
     plan: str
     expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A client's key for the session that it opens, and the digest of what it asked for."""
+
+    key: str
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +123,12 @@ class Store:
         with self._lock:
             return self._db.execute(query, values).fetchall()
 
-    def add(self, session: Session, limit: int) -> None:
-        """Errors: 429 if the owner has ``limit`` open sessions."""
+    def add(self, session: Session, opening: Opening | None, limit: int) -> Session:
+        """``session``, or the one that ``opening`` opened before. Errors: those of :meth:`opened`, and 429 if the owner
+        has ``limit`` open sessions."""
         with self.transaction() as db:
+            if opening and (earlier := self.opened(session.token, opening)):
+                return earlier
             (count,) = db.execute("SELECT count(*) FROM sessions WHERE token = ?", (session.token,)).fetchone()
             if count >= limit:
                 raise ServiceError(
@@ -118,6 +136,27 @@ class Store:
                     "delete one, or wait until one expires", retry_after=60,
                 )  # fmt: skip
             db.execute(f"INSERT INTO sessions VALUES ({','.join('?' * 10)})", astuple(session))
+            if opening:
+                db.execute(
+                    "INSERT OR REPLACE INTO openings VALUES (?, ?, ?, ?)",
+                    (session.token, *astuple(opening), session.id),
+                )
+        return session
+
+    def opened(self, token: str, opening: Opening) -> Session | None:
+        """The session that this key of ``token`` opened. Errors: 409 if it was asked for otherwise."""
+        found = self.rows(
+            "SELECT o.digest, s.* FROM openings o JOIN sessions s ON s.id = o.session "
+            "WHERE o.token = ? AND o.key = ? AND s.expires > ?", token, opening.key, time.time(),
+        )  # fmt: skip
+        if not found:
+            return None
+        digest, *session = found[0]
+        if digest != opening.digest:
+            raise ServiceError(
+                409, "open session", "this Idempotency-Key was used with another request", "take a new key"
+            )
+        return Session(*session)
 
     def get(self, session: str, token: str) -> Session:
         """Errors: 404, also for a session of another token, so that its existence is not told."""
@@ -171,13 +210,27 @@ class Store:
         query = "SELECT DISTINCT round, part FROM messages WHERE session = ? AND answered ORDER BY round, part"
         return [(r, g) for r, g in self.rows(query, session)]
 
+    def plan(self, key: str) -> str | None:
+        """What :meth:`keep_plan` was given."""
+        found = self.rows("SELECT plan FROM plans WHERE key = ?", key)
+        return found[0][0] if found else None
+
+    def keep_plan(self, key: str, plan: str) -> None:
+        """Keeps it for good, as one of the latest ``KEPT_PLANS``."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO plans VALUES (?, ?)", (key, plan))
+            db.execute(
+                "DELETE FROM plans WHERE rowid NOT IN (SELECT rowid FROM plans ORDER BY rowid DESC LIMIT ?)",
+                (KEPT_PLANS,),
+            )
+
     def open_sessions(self) -> int:
         return int(self.rows("SELECT count(*) FROM sessions")[0][0])
 
-    def write_answer(self, message: Message, data: bytes) -> None:
+    def write_answer(self, message: Message, data: Body) -> None:
         folder = self._folder / "answers" / message.session
         folder.mkdir(mode=0o700, exist_ok=True)
-        write_atomic(folder / message.id, data, 0o600)
+        write_atomic(folder / message.id, [data], 0o600)
 
     def read_answer(self, message: Message) -> bytes:
         return (self._folder / "answers" / message.session / message.id).read_bytes()

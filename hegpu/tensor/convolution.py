@@ -14,14 +14,12 @@ from hegpu.ring.random import UNIFORM
 from hegpu.tensor.tiles import Tiling, kernel_positions
 
 
-def transform_weights(
-    backend: Backend, weights: npt.NDArray[np.int64], tiling: Tiling, moduli: Moduli, into: Points | None = None
-) -> Points:
-    """Integer weights ``[C_out, C_in, K, K]`` (|w| < 2^31) in the point layout; ``into`` is overwritten, if given."""
+def transform_weights(backend: Backend, weights: npt.NDArray[np.int64], tiling: Tiling, moduli: Moduli) -> Points:
+    """Integer weights ``[C_out, C_in, K, K]`` (|w| < 2^31) in the point layout."""
     outputs, inputs, rows, size = weights.shape
     if rows != size or np.abs(weights).max(initial=0) >= 1 << 31:
         raise ParameterError(f"transform_weights: weights {weights.shape} are not square kernels below 2^31")
-    points = into or backend.empty_points(outputs, inputs, tiling.n, moduli)
+    points = backend.empty_points(outputs, inputs, tiling.n, moduli)
     taps = weights.reshape(outputs, inputs, -1).astype(np.int32)
     backend.store_sparse(points, taps, kernel_positions(size, tiling), 0, 1)
     return points

@@ -20,6 +20,8 @@ using namespace hegpu;
 
 template <class T>
 using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Strided = nb::ndarray<T, nb::ndim<3>, nb::device::cpu>;
 using In = Array<const uint32_t>;
 using Out = Array<uint32_t>;
 

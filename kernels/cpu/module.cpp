@@ -49,7 +49,6 @@ NB_MODULE(_cpu, m) {
     nb::set_leak_warnings(false);  // backends kept by modules live until the interpreter is gone
     m.doc() = "Compiled CPU kernels of hegpu; use hegpu.backend.cpu.";
     m.def("levels", &levels);
-    m.def("empty", &pooled_array);
     m.def("pool_bytes", [] { return Pool::shared().held(); });
     m.def("reduce_float64", &reduce_float64);
     m.def("pack_bits", &pack_bits);

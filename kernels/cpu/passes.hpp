@@ -188,21 +188,33 @@ struct Passes : Cpu {
                 k->product_wide(out.data() + i * count, row0, row1, n, job, b.data());
         });
     }
+    // Three axes; the last is dense, the others have any stride.
     template <class T>
-    void requantise(Array<T> out, Array<const T> x, double f, Array<const T> y, double g, double low,
+    void requantise(Strided<T> out, Strided<const T> x, double f, Strided<const T> y, double g, double low,
                     double high) const {
         constexpr size_t kPart = 1 << 16;
-        need(out.size() == x.size() && (y.size() == 0 || y.size() == x.size()), "sizes");
+        const bool two = y.size() != 0;
+        for (size_t a = 0; a < 3; a++) need(out.shape(a) == x.shape(a) && (!two || y.shape(a) == x.shape(a)), "sizes");
+        need(out.stride(2) == 1 && x.stride(2) == 1 && (!two || y.stride(2) == 1), "strides");
         const double most = sizeof(T) == 4 ? 2147483647.0 : 4503599627370496.0;
         need(low >= -most && high <= most && low <= high, "range");
         nb::gil_scoped_release release;
-        parallel_for((x.size() + kPart - 1) / kPart, threads, kPart * 1.0, [&](size_t, size_t i) {
-            const size_t at = i * kPart, here = std::min(kPart, x.size() - at);
-            const T* second = y.size() ? y.data() + at : nullptr;
-            if constexpr (sizeof(T) == 4)
-                k->requantise(out.data() + at, x.data() + at, f, second, g, low, high, here);
-            else
-                k->requantise_wide(out.data() + at, x.data() + at, f, second, g, low, high, here);
+        const size_t rows = x.shape(0) * x.shape(1), width = x.shape(2);
+        const size_t parts = (width + kPart - 1) / kPart, together = parts > 1 ? 1 : kPart / (width + 1) + 1;
+        auto at = [&](auto& array, size_t row) {
+            return array.data() + (int64_t)(row / x.shape(1)) * array.stride(0) +
+                   (int64_t)(row % x.shape(1)) * array.stride(1);
+        };
+        parallel_for((rows + together - 1) / together * parts, threads, kPart * 1.0, [&](size_t, size_t task) {
+            const size_t from = task % parts * kPart, here = std::min(kPart, width - from);
+            const size_t first = task / parts * together, last = std::min(rows, first + together);
+            for (size_t row = first; row < last; row++) {
+                const T* second = two ? at(y, row) + from : nullptr;
+                if constexpr (sizeof(T) == 4)
+                    k->requantise(at(out, row) + from, at(x, row) + from, f, second, g, low, high, here);
+                else
+                    k->requantise_wide(at(out, row) + from, at(x, row) + from, f, second, g, low, high, here);
+            }
         });
     }
 };

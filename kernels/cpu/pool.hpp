@@ -1,4 +1,5 @@
-// Buffers that live on: a page touched for the first time costs as much as several passes over it.
+// Scratch memory that lives on: a page touched for the first time costs as much as several passes over it. (Arrays that
+// Python sees have a pool of their own, hegpu/backend/pool.py.)
 #pragma once
 #include <cstddef>
 #include <cstdlib>
@@ -20,7 +21,7 @@ public:
     static constexpr size_t kHeld = (size_t)256 << 20;
 
     static Pool& shared() {
-        static Pool* pool = new Pool;  // never destroyed: arrays outlive the module
+        static Pool* pool = new Pool;  // never destroyed: threads may outlive the module
         return *pool;
     }
     void* take(size_t bytes) {

@@ -34,31 +34,34 @@ static void chacha_group(u32* out, const Stream& s, u32 group) {
     }
 }
 
-// Public values only: the number of attempts depends on them.
+// Words below the largest multiple of q, modulo q; a row holds q where one was rejected and is drawn again. Public
+// values only: the number of attempts depends on them.
 static void uniform_row(u32* out, Stream s, size_t n, u32 q) {
-    const u32 mask = ~(u32)0 >> __builtin_clz(q);
-    V rejected = {}, M = splat(mask), Q = splat(q);
+    const u32 limit = (u32)(((u64)1 << 32) / q * q);
+    const V Q = splat(q), L = splat(limit);
+    const Barrett b(q);
+    V any_rejected = {};
     for (size_t j = 0; j < n; j += 256) {
         chacha_group(out + j, s, (u32)(j / 256));
         for (size_t k = j; k < j + 256; k += W) {
-            V v = load(out + k) & M;
-            rejected |= (V)(v >= Q);
-            store(out + k, v);
+            const V word = load(out + k), rejected = (V)(word >= L);
+            any_rejected |= rejected;
+            store(out + k, (reduce_word(word, b) & ~rejected) | (Q & rejected));
         }
     }
     bool again = false;
-    for (int i = 0; i < W; i++) again |= rejected[i] != 0;
+    for (int i = 0; i < W; i++) again |= any_rejected[i] != 0;
     u32 words[256];
     while (again) {
         again = false;
         s.index += 65536;
         for (size_t j = 0; j < n; j += 256) {
             bool any = false;
-            for (size_t k = j; k < j + 256; k++) any |= out[k] >= q;
+            for (size_t k = j; k < j + 256; k++) any |= out[k] == q;
             if (!any) continue;
             chacha_group(words, s, (u32)(j / 256));
             for (size_t k = 0; k < 256; k++)
-                if (out[j + k] >= q) out[j + k] = words[k] & mask, again |= out[j + k] >= q;
+                if (out[j + k] == q) out[j + k] = words[k] < limit ? words[k] % q : q, again |= words[k] >= limit;
         }
     }
 }

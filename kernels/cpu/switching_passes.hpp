@@ -7,12 +7,6 @@
 #include "plans.hpp"
 #include "pool.hpp"
 
-inline nb::ndarray<nb::numpy, uint32_t> pooled_array(size_t words) {
-    auto* buffer = new Buffer(words);
-    nb::capsule owner(buffer, [](void* p) noexcept { delete (Buffer*)p; });
-    return nb::ndarray<nb::numpy, uint32_t>(buffer->data(), {words}, owner);
-}
-
 struct Switching : Passes {
     using Passes::Passes;
     using Turned = std::unique_ptr<void, void (*)(void*)>;

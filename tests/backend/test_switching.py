@@ -157,11 +157,11 @@ def test_every_degree(backend: Backend, reference: Backend, n: int) -> None:
 
 
 GOLDEN = {
-    "switch_modulus": "1fe9611a2041b703",
-    "decompose": "c63f375d1a50266b",
-    "gadget_product": "4c42453fad731acd",
-    "multiply_switch": "76817bcf9c9f865e",
-    "switch_key": "5e0544bd913f6ece",
+    "switch_modulus": "ae04232b105e1fef",
+    "decompose": "77bd22157ab90a52",
+    "gadget_product": "6683af61bb82afbf",
+    "multiply_switch": "37391f6fce9c652d",
+    "switch_key": "87321492d519d74c",
 }
 
 

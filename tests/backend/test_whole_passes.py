@@ -80,12 +80,29 @@ def test_requantise(dtype, seed: int, second: bool) -> None:
     limit = float(most // 8)
     low = 0.0 if seed % 2 else -limit
     scale, y_scale = rng.uniform(0.01, 2, 2)
-    expected = ReferenceBackend().requantise(x, scale, y if second else None, y_scale, low, limit)
-    assert np.array_equal(
-        CpuBackend(threads=2).requantise(x, scale, y if second else None, y_scale, low, limit), expected
-    )
+    expected = ReferenceBackend().requantise(x, scale, y if second else None, y_scale, (low, limit))
+    cpu = CpuBackend(threads=2)
+    assert np.array_equal(cpu.requantise(x, scale, y if second else None, y_scale, (low, limit)), expected)
     assert expected.min() >= low
     assert expected.max() <= limit
+    planes = [a.reshape(3, 257, 1).repeat(40, 2)[:, 7 : 7 + seed % 200, 3:36] for a in (x, y)]
+    whole = np.full((3, 300, 50), 7, dtype)
+    part = whole[:, 11 : 11 + seed % 200, 5:38]
+    cpu.requantise(planes[0], scale, planes[1] if second else None, y_scale, (low, limit), part)
+    assert np.array_equal(part, np.repeat(expected[:, 7 : 7 + seed % 200, None], 33, 2))
+    part[...] = 7
+    assert (whole == 7).all()
+    big = np.resize(x, (1, 70_000))
+    assert np.array_equal(cpu.requantise(big, scale, None, 0.0, (low, limit)),
+                          ReferenceBackend().requantise(big, scale, None, 0.0, (low, limit)))  # fmt: skip
+
+
+def test_requantise_refuses_what_it_cannot_write() -> None:
+    x = np.zeros((4, 4), np.int32)
+    for out in (np.zeros((4, 8), np.int32)[:, ::2], np.zeros((4, 4), np.int64), np.zeros((4, 5), np.int32)):
+        for backend in (CpuBackend(), ReferenceBackend()):
+            with pytest.raises(ParameterError, match="requantise"):
+                backend.requantise(x, 1.0, None, 0.0, (-1.0, 1.0), out)
 
 
 def test_sparse_kernels(backend: Backend, reference: Backend) -> None:
@@ -126,5 +143,3 @@ def test_misuse_is_named(backend: Backend) -> None:
     points = backend.empty_points(1, 2, N, q)
     with pytest.raises(ParameterError, match="distinct"):
         backend.store_sparse(points, np.zeros((1, 1, 2), np.int32), np.array([3, 3], np.uint32), 0, 1)
-    with pytest.raises(ParameterError, match="out is"):
-        backend.point_matmul(points, backend.empty_points(2, 3, N, q), backend.empty_points(1, 2, N, q))

@@ -133,7 +133,7 @@ def test_products_and_their_adjoint() -> None:
 
 def test_a_shared_key_falls_and_a_slice_key_does_not() -> None:
     result = Experiment("d", "")
-    d_key_recovery._shared(result, d_key_recovery.Size(slices=(1, 16)))
+    d_key_recovery._shared(result, d_key_recovery.Size(slices=(1, 24)))
     d_key_recovery._shipped(result, d_key_recovery.Size(shipped_side=64))
     assert [f.name for f in result.figures if not f.holds] == []
 

@@ -230,12 +230,14 @@ import sys
 sys.path.insert(0, "tests/ckks")
 from world import world
 from hegpu import _cpu
+from hegpu.backend import pool
 def resident(name):
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(name)))
 c = world("ckks-16", ())
 ev, x, y = c.evaluator, c.encrypt(c.slots(0, ())), c.encrypt(c.slots(1, ()))
 open("/proc/self/clear_refs", "w").write("5")
-before = resident("VmRSS") - _cpu.pool_bytes() // 1024
+free = _cpu.pool_bytes() + sum(block.size for block in pool._free)
+before = resident("VmRSS") - free // 1024
 ev.multiply(x, y)
 key = c.keys.held[0]
 print(resident("VmHWM") - before, (x.data.nbytes + y.data.nbytes + key.first.nbytes + key.second.nbytes) // 1024)

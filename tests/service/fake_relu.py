@@ -63,12 +63,12 @@ class FakeServer:
     def load_plan(self, data) -> FakePlan:
         return FakePlan(**data)
 
-    def prepare(self, backend, net, plan, round, recycle) -> int:
+    def prepare(self, backend, net, plan, round) -> int:
         return round
 
     def answer(self, backend, prepared, nonce, group, body) -> bytes:
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
-        if not body.startswith(place(prepared, group)):
+        if not bytes(body).startswith(place(prepared, group)):
             raise FormatError("answer: the body is no request of this group; encrypt it again")
         return computed(body)
 

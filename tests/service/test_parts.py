@@ -1,16 +1,19 @@
 """Tokens, the queue, and what the server refuses to start with."""
 
+import contextlib
 import subprocess
 import sys
 import threading
-from concurrent.futures import wait
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
 from hegpu.errors import FormatError, ModelError, ParameterError
-from hegpu.service.catalogue import load_catalogue
+from hegpu.service.catalogue import Catalogue, Model, load_catalogue
+from hegpu.service.engine import KEPT, Engine
 from hegpu.service.errors import ServiceError, as_service_error
-from hegpu.service.jobs import MAX_PASSED_OVER, Jobs, RoundJob
+from hegpu.service.jobs import MAX_PASSED_OVER, Jobs, PlanJob, RoundJob
 from hegpu.service.service import PROTOCOLS
 from hegpu.service.tokens import Caller, Tokens, make_token
 
@@ -94,6 +97,58 @@ def test_a_full_queue_a_failing_job_and_the_end() -> None:
     jobs.close()
     with pytest.raises(ServiceError, match="going down"):
         jobs.submit(job(1))
+
+
+def test_a_plan_keeps_no_slice_waiting() -> None:
+    go = threading.Event()
+
+    def work(j: PlanJob | RoundJob) -> bytes:
+        if isinstance(j, PlanJob):
+            go.wait(10)
+        return b"done"
+
+    jobs = Jobs(work, lambda j: False, limit=64)
+    plan = jobs.submit(PlanJob("p", "m", "lossless", (512, 512)))
+    assert jobs.submit(job(1)).result(10) == b"done"
+    assert not plan.done()
+    go.set()
+    assert plan.result(10) == b"done"
+    jobs.close()
+
+
+class Weights:
+    """A protocol that counts the rounds it prepares."""
+
+    name = "p"
+
+    def __init__(self) -> None:
+        self.prepared = 0
+
+    def load_plan(self, data):
+        return data
+
+    def prepare(self, backend, net, plan, round) -> int:
+        self.prepared += 1
+        return round
+
+    def answer(self, backend, prepared, nonce, group, body) -> bytes:
+        time.sleep(0.0005)
+        return bytes([prepared])
+
+
+def test_many_threads_in_more_rounds_than_are_kept() -> None:
+    weights = Weights()
+    catalogue = Catalogue([Model("m", "m", None, ("p",))], {"p": weights})
+    engine = Engine(None, catalogue, None, lambda stage: contextlib.nullcontext())
+    rounds = KEPT + 2
+    with ThreadPoolExecutor(rounds) as pool:
+        wanted = [r for _ in range(50) for r in range(rounds)]
+        got = list(pool.map(lambda r: engine.run(job(r)), wanted))
+        assert got == [bytes([r]) for r in wanted]
+        before = weights.prepared
+        assert [engine.run(job(r)) for _ in range(3) for r in (0, 1)] == [bytes([r]) for _ in range(3) for r in (0, 1)]
+    assert weights.prepared - before <= KEPT
+    assert len([r for r in range(rounds) if engine.holds(job(r))]) == KEPT
 
 
 def test_foreign_errors_tell_only_their_kind() -> None:

@@ -1,7 +1,9 @@
 """A running server: what it computes, and what it refuses without harm."""
 
+import contextlib
 import hashlib
 import os
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +169,27 @@ def test_bodies_of_a_wrong_length(server: Server, backend, hu) -> None:
         assert put(http, session, iter([body[:100], body[100:]])).status_code == 200
 
 
+def test_a_session_is_opened_once_however_often_it_is_asked_for(server: Server) -> None:
+    headers = {"Idempotency-Key": os.urandom(8).hex()}
+
+    def ask(http: httpx.Client, **change) -> httpx.Response:
+        return http.post("/v1/sessions", json={**LINEAR, "height": 50, **change}, headers=headers)
+
+    with server.http() as http, server.http("other") as other:
+        with ThreadPoolExecutor(8) as pool:
+            answers = [a.json() for a in pool.map(lambda _: ask(http), range(8))]
+        assert all(answer == answers[0] for answer in answers)
+        assert ask(other).json()["session"] != answers[0]["session"]
+        assert "Idempotency-Key" in refused(ask(http, width=49), 409)["error"]
+        headers["Idempotency-Key"] = os.urandom(8).hex()
+        assert ask(http).json()["session"] != answers[0]["session"]
+        http.delete(f"/v1/sessions/{ask(http).json()['session']}")
+        again = ask(http).json()["session"]
+        assert http.get(f"/v1/sessions/{again}").status_code == 200
+        headers["Idempotency-Key"] = "short"
+        refused(ask(http), 422)
+
+
 def raw(server: Server, session: dict, headers: str, body: bytes = b"") -> socket.socket:
     s = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     path = f"/v1/sessions/{session['session']}/rounds/0/groups/0/{os.urandom(8).hex()}"
@@ -196,6 +219,67 @@ def test_a_slow_body_is_given_up(server: Server) -> None:
         started = time.monotonic()
         assert s.recv(4096).startswith(b"HTTP/1.1 408")
         assert time.monotonic() - started < 5
+    assert server.alive()
+
+
+def ended(s: socket.socket, trickle: bytes = b"", seconds: float = 5.0) -> bool:
+    """Whether the server ends the connection within the time, while ``trickle`` is sent again and again."""
+    deadline = time.monotonic() + seconds
+    s.settimeout(0.2)
+    while time.monotonic() < deadline:
+        try:
+            s.sendall(trickle)
+            if not s.recv(1 << 16):
+                return True
+        except TimeoutError:
+            pass
+        except OSError:
+            return True
+    return False
+
+
+def test_heads_that_never_end_lose_the_connection(server: Server) -> None:
+    """Nothing at all, a byte now and then, the same after a good request, and the rest of a refused body."""
+    with server.http("partner") as http:
+        session = opened(http, RELU)
+    bodies = f"PUT /v1/keys/{'0' * 32} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode()
+    for start, trickle in (
+        (b"", b""), (b"GET /healthz HTTP/1.1\r\nX-A: ", b"a"), (b"\r\n", b"\r\n"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET / HT", b""),
+    ):  # fmt: skip
+        crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        for s in crowd:
+            s.sendall(start)
+        assert server.alive()
+        assert all(ended(s, trickle) for s in crowd), (start, trickle)
+        for s in crowd:
+            s.close()
+    with raw(server, session, f"Content-Length: {SIZE}", place(0, 0) + bytes(SIZE - 18)) as s:
+        assert s.recv(1 << 10).startswith(b"HTTP/1.1 200")  # a good request on a connection that then dawdles
+        s.sendall(bodies)
+        assert server.alive()
+    assert server.alive()
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nX-A: ", b"a" * 65536),
+        (b"GET /" , b"a" * 65536),
+        (b"GET /healthz HTTP/1.1\r\n", b"X-A: b\r\n" * 8192),
+        (b"PUT /v1/keys/0 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: b\r\n" * 8192),
+        (b"PUT /v1/keys/0 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 65536 + b"\r\na\r\n"),
+    ],
+)  # fmt: skip
+def test_heads_of_any_size_lose_the_connection(server: Server, head, more) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as s:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            s.sendall(head)
+            while sent < 1 << 26:
+                s.sendall(more)
+                sent += len(more)
+        assert sent < 1 << 24  # what the sockets hold, and no more
     assert server.alive()
 
 
@@ -270,8 +354,15 @@ def test_metrics_and_documentation(server: Server) -> None:
         assert "hegpu_jobs_waiting" in text
         assert 'hegpu_stage_seconds_count{stage="compute"}' in text
         assert not any(word in text for word in ("clinic", "partner", "redcnn"))
-        assert http.get("/docs").status_code == 200
         paths = http.get("/openapi.json").json()["paths"]
         assert "/v1/sessions/{session}/rounds/{round}/groups/{group}/{message_id}" in paths
+        page = http.get("/docs")
+        assert all(path in page.text for path in paths)
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert set(re.findall(r"""(?:src|href|action|url|import)\W+([^"'> ]+)""", page.text)) == {
+            "data:,",
+            "openapi.json",
+        }
+        assert "<script" not in page.text
         refused(http.get("/v1/nothing"), 404)
         refused(http.post("/v1/models"), 405)

@@ -24,7 +24,7 @@ class Planes:
         """The same values at another scale."""
         if (scale, limit) == (self.scale, self.limit):
             return self
-        values = backend.requantise(self.values, scale / self.scale, None, 0.0, float(-limit), float(limit))
+        values = backend.requantise(self.values, scale / self.scale, None, 0.0, (float(-limit), float(limit)))
         return Planes(values, scale, limit)
 
 
@@ -43,23 +43,23 @@ def scale_for(plan: Plan, name: str, reach: float) -> tuple[float, int]:
 
 
 def finish_words(
-    backend: Backend, plan: Plan, index: int, words: SignedInts, skip: SignedInts | None, skip_scale: float
-) -> SignedInts:
-    """Words ``[planes, m]`` of an answer and the skip ``[outputs, m]`` -> the output's integers ``[outputs, m]``."""
+    backend: Backend, plan: Plan, index: int, words: SignedInts, skip: tuple[SignedInts | None, float], out: SignedInts
+) -> None:
+    """Words ``[planes, y, x]`` of an answer and the skip ``[outputs, y, x]`` with its scale -> ``out``, the output's
+    integers ``[outputs, y, x]``."""
     words = words.astype(plan.dtype, copy=False)
     layer, unit = plan.outline.layers[index], plan.rounds[index].unit(plan.modulus)
     scale, limit = output_scale(plan, index)
     if layer.activation in ("none", "relu"):
         low = 0.0 if layer.activation == "relu" else float(-limit)
-        ratio = 0.0 if skip is None else scale / skip_scale
-        return backend.requantise(words, unit * scale, skip, ratio, low, float(limit))
-    value = activated(plan, index, words * np.float64(unit), skip, skip_scale)
-    return np.rint(np.clip(value * scale, -limit, limit)).astype(words.dtype)
+        backend.requantise(words, unit * scale, skip[0], scale / skip[1], (low, float(limit)), out)
+    else:
+        out[...] = np.rint(np.clip(activated(plan, index, words * np.float64(unit), skip) * scale, -limit, limit))
 
 
-def activated(plan: Plan, index: int, x: F64, skip: SignedInts | None, skip_scale: float) -> F64:
-    """A layer's output ``[outputs, m]`` in network units from its pre-activations ``[planes, m]``."""
+def activated(plan: Plan, index: int, x: F64, skip: tuple[SignedInts | None, float]) -> F64:
+    """A layer's output ``[outputs, y, x]`` in network units from its pre-activations ``[planes, y, x]``."""
     quad = plan.quads[index]
     weights = {} if quad is None else {"linear": np.array(quad[0]), "square": np.array(quad[1])}
-    added = None if skip is None else (skip / np.float64(skip_scale))[:, None]
-    return activate(plan.outline.layers[index], weights, x[:, None], added)[:, 0]
+    added = None if skip[0] is None else skip[0] / np.float64(skip[1])
+    return activate(plan.outline.layers[index], weights, x, added)

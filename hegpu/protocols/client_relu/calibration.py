@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from hegpu.ct.dicom import example_slice_path, read_slice
 from hegpu.ct.hounsfield import HU_MAX, HU_MIN
@@ -52,8 +53,13 @@ def images(side: int = SIDE) -> list[F64]:
 
 
 def calibrate(net: Network) -> Calibration:
-    """Measure ``net``: some seconds for 96 channels; remembered for the life of the process."""
-    return _calibrate(hashlib.blake2b(network_bytes(net)).digest(), _Hashable(net))
+    """Measure ``net``: some seconds for 96 channels; remembered for the life of the process.
+
+    On one thread: the products are small, and where something else computes the threads of a BLAS wait for each other
+    longer than they work (39 s rather than 6 s on two cores, beside a training run).
+    """
+    with threadpool_limits(1, "blas"):
+        return _calibrate(hashlib.blake2b(network_bytes(net)).digest(), _Hashable(net))
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from hegpu.backend import pool
 from hegpu.backend.protocol import U32, Backend, SignedInts, Stream
 from hegpu.ckks.encrypt import decode
-from hegpu.ckks.wire import unpack_residues
+from hegpu.ckks.wire import Body, unpack_residues
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import ImageError
 from hegpu.nets.description import INPUT
-from hegpu.nets.plaintext import finish, pad_for, prepare
+from hegpu.nets.plaintext import finish, pad_for, prepare, zeros_around
 from hegpu.protocols.client_relu.activations import Planes, activated, finish_words, output_scale, scale_for
 from hegpu.protocols.client_relu.messages import dump_request, load_answer
 from hegpu.protocols.client_relu.plan import Plan
@@ -42,7 +43,7 @@ _ONE = np.zeros((), np.uint32)
 class Exchange(Protocol):
     """Send a body, get the answer's bytes. Called from threads; the same ``message_id`` always has the same body."""
 
-    def __call__(self, index: int, group: int, message_id: str, body: bytes) -> bytes: ...
+    def __call__(self, index: int, group: int, message_id: str, body: Body) -> Body: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def denoise(
     """Denoise ``hu`` ``[y, x]``: float64 of the same shape, in HU.
 
     ``progress(groups done, groups in all)``. ``state``: a folder of this client (0700) that keeps finished rounds;
-    calling again with the same slice, plan and folder goes on after them, in another session too. Errors: those of ``exchange``,
+    calling again with the same slice, plan and folder goes on after them, in another session too. It stays: remove it
+    when the result is safe, until then a repetition costs the last round only. Errors: those of ``exchange``,
     :class:`~hegpu.errors.FormatError` for an answer that is not what the plan says.
     """
     plane, clipped = clip(hu)
@@ -115,7 +117,7 @@ def denoise(
                 kept.save(r.index + 1, outputs)
         assert result is not None
         if kept:
-            kept.finish()
+            kept.settle()
     return finish(lines, result, plane), Report(saturated, clipped)
 
 
@@ -136,15 +138,17 @@ class _Round:
         q = plan.params.q_primes
         small = backend.sample_ternary(fresh_key(), SECRET, _ONE, plan.params.n)
         self._secret: U32 = backend.ntt(backend.from_signed(small.astype(np.int64), q), q)
-        self.planes: SignedInts = pad_for(plan.outline, r.index, source.values)
+        wraps = plan.outline.phases is not None
+        self.planes: SignedInts = pad_for(plan.outline, r.index, source.values) if wraps else source.values
+        self.margin = 0 if wraps else zeros_around(plan.outline, r.index)
         layer = plan.outline.layers[r.index]
         shape = (layer.outputs, r.tiling.height, r.tiling.width)
-        self.out: Values = np.empty(shape, plan.dtype if r.bits else np.float64)
+        self.out: Values = pool.empty(shape, plan.dtype if r.bits else np.float64)
         self.skip_values = None if skip is None else _fit(skip.values, shape[1], shape[2])
 
     def run(self, exchange: Exchange, advance: Callable[[], None]) -> Values:
         """Groups stream through: while the server computes some, the next is encrypted and the last decrypted."""
-        pending: deque[tuple[int, Future[bytes]]] = deque()
+        pending: deque[tuple[int, Future[Body]]] = deque()
         with ThreadPoolExecutor(IN_FLIGHT) as senders, ThreadPoolExecutor(2) as copiers:
             try:
                 for group in range(self.round.groups):
@@ -161,24 +165,20 @@ class _Round:
                 raise
         return self._cropped()
 
-    def encrypt(self, group: int, copiers: ThreadPoolExecutor) -> bytes:
+    def encrypt(self, group: int, copiers: ThreadPoolExecutor) -> memoryview:
         r, p = self.round, self.plan.params
         objects = r.objects(group)
-        tiles = cut(self.planes, r, group, copiers)
+        tiles = cut(self.planes, self.margin, r, group, copiers)
         mask, noise = Stream(self.seed, UNIFORM, objects), Stream(self._noise, NOISE, objects)
         c0 = self.backend.mask_and_pack(tiles, self._secret, mask, noise, p.q_primes, p.c0_drop_up)
         return dump_request(self.plan, self.nonce, r.index, group, self.seed, c0)
 
-    def _receive(self, group: int, future: "Future[bytes]", advance: Callable[[], None]) -> None:
+    def _receive(self, group: int, future: "Future[Body]", advance: Callable[[], None]) -> None:
         c0, c1 = load_answer(self.plan, self.nonce, self.round.index, group, future.result())
         values = self._words(c0, c1) if self.round.bits else self._exact(c0, c1)
         for position, rows, columns, (height, width) in rectangles(self.round, group):
             tile: Values = values[:, position].reshape(-1, self.round.tiling.step_h, self.round.tiling.step_w)
-            tile = np.ascontiguousarray(tile[:, :height, :width])
-            skip = None
-            if self.skip_values is not None:
-                skip = np.ascontiguousarray(self.skip_values[:, rows, columns]).reshape(len(self.skip_values), -1)
-            self.out[:, rows, columns] = self._activate(tile.reshape(len(tile), -1), skip).reshape(-1, height, width)
+            self._activate(tile[:, :height, :width], rows, columns)
         advance()
 
     def _words(self, c0: npt.NDArray[np.uint8], c1: npt.NDArray[np.uint8]) -> SignedInts:
@@ -193,11 +193,13 @@ class _Round:
         valid = np.ascontiguousarray(total[..., self.round.tiling.valid_coefficients()])
         return decode(valid, q, Fraction(1)) * self.round.unit(self.plan.modulus)
 
-    def _activate(self, words: Values, skip: SignedInts | None) -> Values:
-        scale = 1.0 if self.skip is None else self.skip.scale
+    def _activate(self, words: Values, rows: slice, columns: slice) -> None:
+        skip = None if self.skip_values is None else self.skip_values[:, rows, columns]
+        scaled, out = (skip, 1.0 if self.skip is None else self.skip.scale), self.out[:, rows, columns]
         if self.round.bits:
-            return finish_words(self.backend, self.plan, self.round.index, words, skip, scale)
-        return activated(self.plan, self.round.index, words, skip, scale)
+            finish_words(self.backend, self.plan, self.round.index, words, scaled, out)
+        else:
+            out[...] = activated(self.plan, self.round.index, words, scaled)
 
     def _cropped(self) -> Values:
         """To the size of a smaller skip, about the centre."""

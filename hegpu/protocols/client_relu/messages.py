@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hegpu.backend.checks import value_bits
-from hegpu.ckks.wire import dump, frame_start, load
+from hegpu.ckks.wire import Body, dump, frame_start, load
 from hegpu.errors import FormatError
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def answer_size(plan: Plan, index: int, group: int) -> int:
     return _size(plan.hash, ANSWER, index, group, tuple(_answer_shapes(plan, index, group).items()))
 
 
-def dump_request(plan: Plan, nonce: bytes, index: int, group: int, seed: bytes, c0: U8) -> bytes:
+def dump_request(plan: Plan, nonce: bytes, index: int, group: int, seed: bytes, c0: U8) -> memoryview:
     return dump(REQUEST, {**_header(plan, nonce, index, group), "seed": seed.hex()}, {"c0": c0})
 
 
-def load_request(plan: Plan, nonce: bytes, index: int, group: int, data: bytes) -> tuple[bytes, U8]:
+def load_request(plan: Plan, nonce: bytes, index: int, group: int, data: Body) -> tuple[bytes, U8]:
     """(seed, c0). Errors: :class:`FormatError` for another session's, round's or group's message and for damage."""
     shapes = _request_shapes(plan, index, group)
     header, arrays = load(data, REQUEST, lambda _: {k: (np.uint8, s) for k, s in shapes.items()}, MAX_BYTES)
@@ -78,11 +78,11 @@ def load_request(plan: Plan, nonce: bytes, index: int, group: int, data: bytes) 
     return seed, arrays["c0"]
 
 
-def dump_answer(plan: Plan, nonce: bytes, index: int, group: int, c0: U8, c1: U8) -> bytes:
+def dump_answer(plan: Plan, nonce: bytes, index: int, group: int, c0: U8, c1: U8) -> memoryview:
     return dump(ANSWER, _header(plan, nonce, index, group), {"c0": c0, "c1": c1})
 
 
-def load_answer(plan: Plan, nonce: bytes, index: int, group: int, data: bytes) -> tuple[U8, U8]:
+def load_answer(plan: Plan, nonce: bytes, index: int, group: int, data: Body) -> tuple[U8, U8]:
     """(c0, c1). Errors: :class:`FormatError`, by the same rules."""
     shapes = _answer_shapes(plan, index, group)
     header, arrays = load(data, ANSWER, lambda _: {k: (np.uint8, s) for k, s in shapes.items()}, MAX_BYTES)

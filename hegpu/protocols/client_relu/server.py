@@ -1,12 +1,11 @@
 """The server of ``client-relu``: a function of (model, layer, ciphertexts). It holds no key and keeps no state."""
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from hegpu.backend.protocol import U32, Backend, Points
-from hegpu.ckks.wire import pack_residues
+from hegpu.ckks.wire import Body, pack_residues
 from hegpu.errors import ModelError
 from hegpu.nets.description import Network
 from hegpu.nets.outline import outline
@@ -21,31 +20,24 @@ _NO_CONSTANTS = np.empty((0, 0), np.uint32)
 
 @dataclass
 class Prepared:
-    """A round's weights in the point layout (302 MB for 96 to 96 channels) and room for one group: made once a round."""
+    """A round's weights in the point layout (302 MB for 96 to 96 channels): made once a round."""
 
     plan: Plan
     index: int
     weights: Points
     constants: U32
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    room: dict[int, tuple[Points, Points]] = field(default_factory=dict, repr=False)
 
 
-def prepare(backend: Backend, net: Network, plan: Plan, index: int, recycle: Prepared | None = None) -> Prepared:
-    """Transform the weights of round ``index`` of ``plan``, into the memory of ``recycle``, a round no longer served, if
-    it fits: fresh memory takes longer than the transforms. Errors: :class:`ModelError` for another network's plan."""
+def prepare(backend: Backend, net: Network, plan: Plan, index: int) -> Prepared:
+    """Transform the weights of round ``index`` of ``plan``. Errors: :class:`ModelError` for another network's plan."""
     if outline(net) != plan.outline:
         raise ModelError(f"client-relu: the plan is not one of network {net.name!r}; make a new plan")
     r, q = plan.rounds[index], plan.params.q_primes
-    shape = (r.planes, r.inputs, plan.params.n, q)
-    old = recycle.weights if recycle else None
-    old = old if old and (old.rows, old.columns, old.n, old.moduli) == shape else None
-    weights = transform_weights(backend, integers(net, index, r.weight_bits), r.tiling, q, old)
-    bias = constants(net, index, r.in_scale, r.weight_bits, plan.params)
-    return Prepared(plan, index, weights, bias, room=recycle.room if recycle and old else {})
+    weights = transform_weights(backend, integers(net, index, r.weight_bits), r.tiling, q)
+    return Prepared(plan, index, weights, constants(net, index, r.in_scale, r.weight_bits, plan.params))
 
 
-def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body: bytes) -> bytes:
+def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body: Body) -> memoryview:
     """The answer to one group of tiles: the same bytes for the same bytes.
 
     Errors: :class:`~hegpu.errors.FormatError` for a body that is damaged or of another session, round or group.
@@ -53,23 +45,17 @@ def answer(backend: Backend, prepared: Prepared, group: int, nonce: bytes, body:
     plan, r, q = prepared.plan, prepared.plan.rounds[prepared.index], prepared.plan.params.q_primes
     seed, packed = load_request(plan, nonce, r.index, group, body)
     objects, tiles = r.objects(group), packed.shape[1]
-    with prepared.lock:
-        if tiles not in prepared.room:
-            prepared.room.clear()
-            prepared.room[tiles] = (
-                backend.empty_points(r.inputs, 2 * tiles, plan.params.n, q),
-                backend.empty_points(r.planes, 2 * tiles, plan.params.n, q),
-            )
-        x, y = prepared.room[tiles]
-        backend.store_packed(x, packed, 0, 2, plan.params.c0_drop_up)
-        backend.expand_points(x, seed, UNIFORM, objects, 1, 2)
-        backend.point_matmul(prepared.weights, x, y)
-        if r.bits:
-            c0 = backend.load_packed(y, 0, 2, tiles, r.c0_form, prepared.constants)
-            c1 = backend.load_packed(y, 1, 2, tiles, r.c1_form, _NO_CONSTANTS)
-        else:
-            first = backend.load_points(y, 0, 2, tiles, transform=True)
-            bias = np.broadcast_to(prepared.constants[:, None, :, None], first.shape)
-            c0 = pack_residues(backend, backend.add(first, bias, q), q)
-            c1 = pack_residues(backend, backend.load_points(y, 1, 2, tiles, transform=True), q)
+    x = backend.empty_points(r.inputs, 2 * tiles, plan.params.n, q)
+    backend.store_packed(x, packed, 0, 2, plan.params.c0_drop_up)
+    backend.expand_points(x, seed, UNIFORM, objects, 1, 2)
+    y = backend.point_matmul(prepared.weights, x)
+    del x
+    if r.bits:
+        c0 = backend.load_packed(y, 0, 2, tiles, r.c0_form, prepared.constants)
+        c1 = backend.load_packed(y, 1, 2, tiles, r.c1_form, _NO_CONSTANTS)
+    else:
+        first = backend.load_points(y, 0, 2, tiles, transform=True)
+        bias = np.broadcast_to(prepared.constants[:, None, :, None], first.shape)
+        c0 = pack_residues(backend, backend.add(first, bias, q), q)
+        c1 = pack_residues(backend, backend.load_points(y, 1, 2, tiles, transform=True), q)
     return dump_answer(plan, nonce, r.index, group, c0, c1)

@@ -79,12 +79,6 @@ class ClientState:
             (self.folder / old).unlink(missing_ok=True)
         self.written &= {file for file, _, _ in entries.values()}
 
-    def finish(self) -> None:
-        """The run is over: nothing of it stays."""
-        self.settle()
-        for file in [*self.written, "progress.json"]:
-            (self.folder / file).unlink(missing_ok=True)
-
 
 def write_array(path: Path, values: SignedInts) -> None:
     import io

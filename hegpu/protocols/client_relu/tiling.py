@@ -3,22 +3,24 @@
 from collections.abc import Iterator
 from concurrent.futures import Executor
 
-import numpy as np
-
+from hegpu.backend import pool
 from hegpu.backend.protocol import SignedInts
 from hegpu.protocols.client_relu.rounds import Round
 
 
-def cut(planes: SignedInts, r: Round, group: int, executor: Executor) -> SignedInts:
-    """``[channels, y, x]``, padded for a valid correlation -> the group's tiles ``[channels, tiles, n]``; outside is 0."""
+def cut(planes: SignedInts, margin: int, r: Round, group: int, executor: Executor) -> SignedInts:
+    """``[channels, y, x]`` and ``margin`` zeros around it -> the group's tiles ``[channels, tiles, n]``; beyond is 0."""
     t, tiles = r.tiling, r.tiles_of(group)
-    out = np.zeros((planes.shape[0], len(tiles), t.n), planes.dtype)
+    out = pool.empty((planes.shape[0], len(tiles), t.n), planes.dtype)
 
     def one(position: int) -> None:
-        y, x = _corner(r, tiles[position])
-        part = planes[:, y : y + t.tile_h, x : x + t.tile_w]
+        y, x = (corner - margin for corner in _corner(r, tiles[position]))
+        part = planes[:, max(y, 0) : y + t.tile_h, max(x, 0) : x + t.tile_w]
         target = out[:, position, : t.tile_w * t.tile_h].reshape(-1, t.tile_h, t.tile_w)
-        target[:, : part.shape[1], : part.shape[2]] = part
+        whole = part.shape[1:] == (t.tile_h, t.tile_w)
+        out[:, position, t.tile_w * t.tile_h if whole else 0 :] = 0
+        top, left = max(-y, 0), max(-x, 0)
+        target[:, top : top + part.shape[1], left : left + part.shape[2]] = part
 
     list(executor.map(one, range(len(tiles))))
     return out
