@@ -121,13 +121,10 @@ class CpuBackend(CpuSwitching):
     def automorphism(self, x: U32, galois_element: int, moduli: Moduli, *, evaluations: bool) -> U32:
         n = checks.residues("automorphism", x, moduli)
         g = checks.galois_element("automorphism", galois_element, n)
-        if evaluations:
-            out = pool.empty(x.shape, np.uint32)
-            if out.size:
-                self._kernels.automorphism(out, np.ascontiguousarray(x), _words(moduli), n, g)
-            return out
-        source, negative = _coefficient_order(n, g)
-        return np.where(negative, self.neg(x, moduli)[..., source], x[..., source])
+        out = pool.empty(x.shape, np.uint32)
+        if out.size:
+            self._kernels.automorphism(out, np.ascontiguousarray(x), _words(moduli), n, g, evaluations)
+        return out
 
     def monomial_shift(self, x: U32, power: int, moduli: Moduli) -> U32:
         n = checks.residues("monomial_shift", x, moduli)
@@ -381,11 +378,3 @@ def _operands(name: str, x: U32, y: U32, moduli: Moduli) -> tuple[U32, U32, int]
     if x.shape[x.ndim - y.ndim :] != y.shape:
         x, y = np.broadcast_arrays(x, y)
     return np.ascontiguousarray(x), np.ascontiguousarray(y), n
-
-
-def _coefficient_order(n: int, g: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Output k takes coefficient j with g j = k or k + n (negated) modulo 2n."""
-    j = np.arange(n) * g % (2 * n)
-    source, negative = np.empty(n, np.int64), np.empty(n, np.bool_)
-    source[j % n], negative[j % n] = np.arange(n), j >= n
-    return source, negative

@@ -74,6 +74,7 @@ struct Kernels {
     void* (*turn_make)(size_t n, uint64_t g);
     void (*turn_free)(void* turn);
     void (*turn)(uint32_t* out, const uint32_t* x, size_t n, const void* turn);
+    void (*turn_coefficients)(uint32_t* out, const uint32_t* x, size_t n, uint64_t g, uint32_t q);
     void (*inner)(uint32_t* out0, uint32_t* out1, const InnerJob& job, size_t n);
     void (*combine)(uint32_t* out, const uint32_t* x, const uint32_t* y, uint32_t w, uint32_t quotient, size_t n,
                     uint32_t q, const void* turn);

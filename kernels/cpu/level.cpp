@@ -43,6 +43,7 @@ const Kernels& HEGPU_JOIN(kernels_, HEGPU_LEVEL)() {
         [](uint32_t* out, const uint32_t* x, size_t n, const void* t) {
             level::turn_row(out, x, n, *(const level::Turn*)t);
         },
+        level::turn_coefficients_row,
         level::inner_row,
         level::combine_row,
         level::tensor_row,

@@ -37,6 +37,15 @@ static void turn_row(u32* out, const u32* x, size_t n, const Turn& t) {
     for (size_t b = 0; b < n / W; b++) store(out + b * W, shuffle1(load(x + t.block[b]), t.lanes[t.high[b]]));
 }
 
+// x(X^g) mod X^n + 1 in coefficients: x_j goes to g j modulo 2n, with the other sign from n on.
+static void turn_coefficients_row(u32* out, const u32* x, size_t n, u64 g, u32 q) {
+    const size_t mask = 2 * n - 1;
+    for (size_t j = 0, to = 0; j < n; j++, to = (to + g) & mask) {
+        const u32 negative = x[j] ? q - x[j] : 0;
+        out[to & (n - 1)] = to < n ? x[j] : negative;
+    }
+}
+
 // out0, out1 in [0, q): (sum_d x_d k_d + add f) 2^-32; at most 14 digits.
 template <bool Add0, bool Add1>
 static void inner(u32* out0, u32* out1, const InnerJob& job, size_t n) {

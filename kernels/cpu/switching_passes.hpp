@@ -74,10 +74,14 @@ struct Switching : Passes {
         });
     }
 
-    void automorphism(Out out, In x, In moduli, size_t n, uint64_t g) const {
-        size_t r = rows(out.size(), moduli, n);
+    void automorphism(Out out, In x, In moduli, size_t n, uint64_t g, bool evaluations) const {
+        size_t r = rows(out.size(), moduli, n), limbs = moduli.size();
         need(x.size() == out.size() && g % 2, "sizes");
         nb::gil_scoped_release release;
+        if (!evaluations)
+            return parallel_for(r, threads, n * 1.5, [&](size_t, size_t i) {
+                k->turn_coefficients(out.data() + i * n, x.data() + i * n, n, g, moduli.data()[i % limbs]);
+            });
         Turned turn = turned(n, g);
         parallel_for(r, threads, n * 0.3, [&](size_t, size_t i) {
             if (turn)
