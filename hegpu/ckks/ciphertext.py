@@ -50,9 +50,12 @@ class Ciphertext:
 
     @property
     def noise_budget(self) -> float:
-        """Estimated bits after the point that are right in every slot: ``-log2(8 noise)``, eight standard deviations,
-        since some slots are always worse than others (their share of the secret is larger)."""
-        return -math.log2(8 * self.noise) if self.noise else math.inf
+        """Estimated bits after the point that are right in every slot: ``-log2(16 noise)``.
+
+        A rounding error times the secret's slot is a product of two Gaussians, far from one: it passes eight root mean
+        squares in one of a million slots, sixteen in one of 10^13.
+        """
+        return -math.log2(16 * self.noise) if self.noise else math.inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)
