@@ -14,13 +14,16 @@ from hegpu.backend.reference import ReferenceBackend
 from hegpu.ckks.ciphertext import Ciphertext, Plaintext
 from hegpu.ckks.encoder import decode_coefficients, decode_slots, encode_coefficients, encode_slots
 from hegpu.ckks.encrypt import decode
+from hegpu.ckks.evaluation_keys import make_keys
 from hegpu.ckks.evaluator import Evaluator
+from hegpu.ckks.keys import generate
 from hegpu.ckks.params import LEVELLED, Parameters, levelled, preset
 from hegpu.ckks.precision import precision
-from hegpu.ckks.slots import decrypt_polynomial
+from hegpu.ckks.slots import decrypt, decrypt_polynomial, encrypt
 from hegpu.ckks.truncate import packed_bits, restore, truncate
 from hegpu.errors import FormatError, ParameterError, SecurityError
 from hegpu.ring.primes import ntt_primes
+from hegpu.ring.random import fresh_key
 
 P = preset("insecure_test")
 Q, N, SCALE = P.q_primes, P.n, Fraction(1 << 40)
@@ -130,12 +133,14 @@ def test_rotations_of_whole_turns_need_no_key() -> None:
 
 
 def test_a_product_at_every_level_keeps_the_scale() -> None:
-    c = world("insecure_ckks_deep", ())
+    c = world("insecure_ckks_deep", (3,))
     z = c.slots()
     z /= np.abs(z)
     x = c.encrypt(z, bound=1.01)
     for level in range(c.params.depth, 0, -1):
         assert (x.level, x.scale) == (level, c.params.scales[level])
+        turned = c.evaluator.rotate(x, 3)
+        assert c.error(turned, np.roll(z, -3, -1)) < 2.0**-turned.noise_budget
         x, z = c.evaluator.square(x), z * z
         assert c.error(x, z) < 2.0**-x.noise_budget
     assert x.level == 0
@@ -181,6 +186,20 @@ def test_chains_that_cannot_be_made_are_refused() -> None:
     for bits in (30, 45, 50):
         p = levelled("insecure_other", 1 << 10, 3, first_bits=60, scale_bits=bits, security=0)
         assert [round(b) for b in p.level_bits] == [60 + bits * k for k in range(4)]
+
+
+@pytest.mark.parametrize("bits", [25, 30, 45, 50])
+def test_other_scales_compute_too(bits: int) -> None:
+    """Chains of one size of prime, and of 30 and 25 bits."""
+    p = levelled("insecure_other", 1 << 10, 3, first_bits=60, scale_bits=bits, security=0, digits=2)
+    secret, public = generate(B, p, fresh_key(), fresh_key())
+    ev = Evaluator(B, make_keys(B, secret, [1]))
+    z = np.random.default_rng(0).uniform(-1, 1, N // 2)
+    x = encrypt(B, public, z, 1.0)
+    y = ev.rotate(ev.add(ev.multiply(ev.square(x), x), x), 1)
+    expected = np.roll(z**3 + z, -1)
+    assert y.level == 1 and y.noise_budget > bits - 20
+    assert np.abs(decrypt(B, secret, y) - expected).max() < 2.0**-y.noise_budget
 
 
 def test_precision_is_a_distribution() -> None:
