@@ -28,7 +28,7 @@ def serve(
     max_sessions: Annotated[int, typer.Option(min=1, help="open sessions, a token")] = 64,
     max_requests: Annotated[int, typer.Option(min=1, help="bodies in flight, a token")] = 16,
     max_queue: Annotated[int, typer.Option(min=1, help="jobs waiting")] = 64,
-    body_seconds: Annotated[float, typer.Option(min=0.1, help="time for a body, and for its answer")] = 60,
+    body_seconds: Annotated[float, typer.Option(min=0.1, help="time for a head, a body, and its answer")] = 60,
     session_hours: Annotated[float, typer.Option(min=0, help="life of a session")] = 24,
     body_memory_mib: Annotated[int, typer.Option(min=1, help="all bodies and answers at one time")] = 512,
     key_mib: Annotated[int, typer.Option(min=1, help="one key blob")] = 1024,

@@ -11,8 +11,8 @@ class Limits:
     """``sessions``, ``requests`` (bodies in flight) and ``key_quota`` (bytes) count per token, the others once.
 
     ``body_memory`` bounds the bytes of all bodies and answers held at one time; a request that does not fit is sent
-    back with 429. ``body_seconds``, and a second for every 128 KiB, bound the receipt of a body and, once more, the
-    sending of its answer.
+    back with 429. ``body_seconds`` bound the receipt of a request's head, and with a second for every 128 KiB that of
+    a body and, once more, the sending of its answer.
     """
 
     sessions: int = 64

@@ -35,10 +35,8 @@ def _rows(operation: dict[str, Any], models: dict[str, Any]) -> list[tuple[str, 
     if operation.get("security"):
         rows.append(("Authorization", "Bearer TOKEN"))
     for p in operation.get("parameters", []):
-        optional = "" if p.get("required") else "?"
-        rows.append(
-            (p["name"] + optional, f"in the {p['in']}: {_shape(p['schema'], models)} {p.get('description', '')}")
-        )
+        parts = [f"in the {p['in']}: {_shape(p['schema'], models)}", p.get("description")]
+        rows.append((p["name"] + ("" if p.get("required") else "?"), "; ".join(filter(None, parts))))
     if "requestBody" in operation:
         rows.append(("body", _content(operation["requestBody"], models)))
     answers: dict[str, list[str]] = {}

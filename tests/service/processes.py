@@ -101,10 +101,11 @@ class Server:
 
 
 class BreakingLine:
-    """Forwards to ``port``; of the first ``cuts`` connections it forwards ``after`` bytes and then breaks both ends."""
+    """Forwards to ``port``; of the first ``cuts`` connections it forwards ``after`` bytes of the requests, or with
+    ``answers`` of the answers, and then breaks both ends."""
 
-    def __init__(self, port: int, cuts: int, after: int) -> None:
-        self._target, self._cuts, self._after = port, cuts, after
+    def __init__(self, port: int, cuts: int, after: int, answers: bool = False) -> None:
+        self._target, self._cuts, self._after, self._answers = port, cuts, after, answers
         self.broken = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -119,13 +120,14 @@ class BreakingLine:
             far = socket.create_connection(("127.0.0.1", self._target))
             budget = self._after if self._cuts > 0 else None
             self._cuts -= 1
-            threading.Thread(target=self._forward, args=(near, far, budget), daemon=True).start()
-            threading.Thread(target=self._forward, args=(far, near, None), daemon=True).start()
+            budgets = (None, budget) if self._answers else (budget, None)
+            for ends, most in zip(((near, far), (far, near)), budgets, strict=True):
+                threading.Thread(target=self._forward, args=(*ends, most), daemon=True).start()
 
     def _forward(self, source: socket.socket, target: socket.socket, budget: int | None) -> None:
         try:
             while data := source.recv(8192):
-                target.sendall(data)
+                target.sendall(data if budget is None else data[:budget])
                 if budget is not None:
                     budget -= len(data)
                     if budget <= 0:

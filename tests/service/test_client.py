@@ -186,6 +186,11 @@ def test_traffic_and_a_missing_authority(tmp_path) -> None:
 
 def test_a_state_folder_belongs_to_one_run(tmp_path, liar, backend, hu) -> None:
     with ClientState(tmp_path / "s", {"image": "a", "model": "m"}) as state:
+        key = state.opening_key()
+    with ClientState(tmp_path / "s", {"image": "a", "model": "m"}) as state:
+        assert state.opening_key() == key  # killed before the answer
+        state.keep_session(None)
+        assert state.opening_key() != key
         state.keep_session(ClientSession("ab" * 16, bytes(16), {}))
         with pytest.raises(ParameterError, match="another run"):
             ClientState(tmp_path / "s", {"image": "a", "model": "m"}).__enter__()

@@ -171,9 +171,10 @@ def test_a_result_that_could_not_be_written_is_not_lost(tmp_path, expected) -> N
         assert answered(server) - before == groups_from(len(NETWORK.layers) - 1)
 
 
-def test_a_broken_line_costs_nothing_but_time(tmp_path, expected) -> None:
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_line_cut_in_the_middle_of_a_body_costs_nothing_but_time(tmp_path, expected, answers) -> None:
     with serving(tmp_path) as server:
-        line = BreakingLine(server.port, cuts=3, after=300_000)
+        line = BreakingLine(server.port, cuts=3, after=300_000, answers=answers)
         connection = Connection(f"http://127.0.0.1:{line.port}", server.tokens["partner"])
         try:
             got = denoise(CpuBackend(threads=1), connection, TASK, expected[0], tmp_path / "client")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,24 @@ def test_a_line_that_breaks_in_the_middle_of_a_body(server: Server, backend, hu,
     line.close()
     assert line.broken == 3
     assert np.abs(result - run(hegpu.load_model("linear"), hu)).max() < 0.02
+
+
+def test_an_opening_whose_answer_is_lost_is_the_same_opening(server: Server, backend, hu, tmp_path) -> None:
+    def sessions() -> float:
+        with server.http() as http:
+            return float(re.search(r"hegpu_sessions ([\d.]+)", http.get("/metrics").text)[1])
+
+    before, logged = sessions(), server.log.read_text().count("POST /v1/sessions 201")
+    line = BreakingLine(server.port, cuts=2, after=0, answers=True)
+    connection = Connection(f"http://127.0.0.1:{line.port}", server.tokens["clinic"])
+    denoise(backend, connection, Task("linear"), hu, tmp_path / "client")
+    assert line.broken == 2
+    assert server.log.read_text().count("POST /v1/sessions 201") == logged + 3
+    assert sessions() == before + 1
+    finish(connection, Task("linear"), hu, tmp_path / "client")
+    assert sessions() == before
+    connection.close()
+    line.close()
 
 
 @contextlib.contextmanager
