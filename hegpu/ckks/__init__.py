@@ -1,7 +1,7 @@
 """RNS-CKKS on batches of ciphertexts."""
 
 from hegpu.ckks.ciphertext import Ciphertext, Plaintext
-from hegpu.ckks.circuits import encode_matrix, evaluate_polynomial, inner_sum, matrix_vector
+from hegpu.ckks.circuits import encode_matrix, evaluate_polynomial, inner_sum, matrix_vector, sum_of_rotations
 from hegpu.ckks.evaluation_keys import EvaluationKeys, make_keys
 from hegpu.ckks.evaluator import Evaluator
 from hegpu.ckks.params import Parameters, levelled, preset
@@ -28,4 +28,5 @@ __all__ = [
     "precision",
     "preset",
     "rotations_for",
+    "sum_of_rotations",
 ]

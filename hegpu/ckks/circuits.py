@@ -13,8 +13,8 @@ from hegpu.ckks.ciphertext import Ciphertext
 from hegpu.ckks.encoder import encode_slots
 from hegpu.ckks.evaluation_keys import gadget_at, rotation_element
 from hegpu.ckks.evaluator import Evaluator
-from hegpu.ckks.levels import after_rescale, agree, require_turnable, room
-from hegpu.ckks.noise import ENCODING, rounding, slots, switched
+from hegpu.ckks.levels import after_rescale, agree, deeper_preset, require_turnable, room
+from hegpu.ckks.noise import ENCODING, key_switch, rounding, slots
 from hegpu.errors import BudgetError, ParameterError
 
 
@@ -34,6 +34,44 @@ def inner_sum(evaluator: Evaluator, x: Ciphertext, size: int) -> Ciphertext:
     for steps in sum_rotations(size):
         x = evaluator.add(x, evaluator.rotate(x, steps))
     return x
+
+
+def sum_of_rotations(evaluator: Evaluator, x: Ciphertext, steps: Sequence[int], weights: npt.ArrayLike) -> Ciphertext:
+    """``sum_i weights[i] rotate(x, steps[i])``, one level lower: one decomposition, one division for the whole sum.
+
+    ``weights``: a number for each of ``steps`` (distinct modulo n/2), or slots ``[len(steps), m <= n/2]``. Rotated terms
+    stay modulo QP until they are summed, so the sum has the noise of about one key switch.
+    """
+    require_turnable("sum_of_rotations", x, evaluator.keys)
+    params, n = x.params, x.params.n
+    turns = np.array([s % (n // 2) for s in steps], np.int64)
+    w = np.asarray(weights)
+    if w.ndim not in (1, 2) or not 0 < len(turns) == len(w) == len(set(turns.tolist())):
+        raise ParameterError(f"sum_of_rotations: weights {w.shape} do not match {len(turns)} steps, which must differ")
+    if x.level < 1:
+        raise BudgetError(f"sum_of_rotations: level 0 has no rescale left; {deeper_preset(params)}")
+    order = np.argsort(turns)
+    slots_ = np.repeat(w[:, None], n // 2, axis=1) if w.ndim == 1 else w
+    extended, scale = gadget_at(params, x.level).extended, params.scales[x.level]
+    plain = encode_slots(evaluator.backend, slots_[order], scale, n, extended)
+    terms = _extended_rotations(evaluator, x, turns[order].tolist())
+    total = evaluator.backend.sum_of_products(terms, evaluator.backend.ntt(plain.data, extended), extended)
+    norm = float(np.abs(slots_).sum(axis=0).max())
+    return _divided(evaluator, x, total, scale, norm, len(turns))
+
+
+def _divided(evaluator: Evaluator, x: Ciphertext, total: U32, scale: Fraction, norm: float, terms: int) -> Ciphertext:
+    """Weighted rotations of ``x`` summed modulo QP, divided by P and rescaled. ``norm``: of the weights of a slot."""
+    params, n = x.params, x.params.n
+    data = evaluator.backend.switch_modulus(total, gadget_at(params, x.level).extended, params.levels[x.level - 1])
+    after = after_rescale(params, x.level, x.scale * scale)
+    single = slots(n, key_switch(params, x.level)) / float(x.scale)
+    noise = math.hypot(
+        norm * math.hypot(x.noise, single), math.sqrt(terms) * x.bound * slots(n, ENCODING) / float(scale),
+        slots(n, rounding(n)) / float(after),
+    )  # fmt: skip
+    result = replace(x, data=data, level=x.level - 1, scale=after, noise=noise)
+    return replace(result, bound=room(max(norm, 1e-300) * x.bound, result))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +137,8 @@ def matrix_vector(evaluator: Evaluator, matrix: Matrix, x: Ciphertext) -> Cipher
     if x.level != matrix.level:
         x = evaluator.at_level(x, matrix.level)
     require_turnable("matrix_vector", x, evaluator.keys)
-    backend, params, n = evaluator.backend, x.params, x.params.n
-    gadget = gadget_at(params, x.level)
-    target = params.levels[x.level - 1]
+    backend, n = evaluator.backend, x.params.n
+    gadget = gadget_at(x.params, x.level)
     keys = {
         steps: evaluator.keys.galois("matrix_vector", rotation_element(n, steps))
         for steps in {*matrix.babies, *matrix.giants} - {0}
@@ -117,16 +154,10 @@ def matrix_vector(evaluator: Evaluator, matrix: Matrix, x: Ciphertext) -> Cipher
             part = backend.gadget_product(digits, c0, [keys[giant]], [rotation_element(n, giant)], gadget)[0]
         total = part if total is None else backend.add(total, part, gadget.extended)
     assert total is not None
-    data = backend.switch_modulus(total, gadget.extended, target)
-    scale = after_rescale(params, x.level, x.scale * matrix.scale)
-    single = switched(params, 0.0, x.level, x.level, x.scale)
-    terms = math.sqrt(len(matrix.babies) * len(matrix.giants))
-    noise = math.hypot(
-        matrix.norm * math.hypot(x.noise, single), terms * x.bound * slots(n, ENCODING) / float(matrix.scale),
-        math.sqrt(len(matrix.giants) + 1) * slots(n, rounding(n)) / float(scale),
-    )  # fmt: skip
-    result = replace(x, data=data, level=x.level - 1, scale=scale, noise=noise)
-    return replace(result, bound=room(max(matrix.norm, 1e-300) * x.bound, result))
+    terms = len(matrix.babies) * len(matrix.giants)
+    result = _divided(evaluator, x, total, matrix.scale, matrix.norm, terms)
+    giants = math.sqrt(len(matrix.giants)) * slots(n, rounding(n)) / float(x.scale * matrix.scale)
+    return replace(result, noise=math.hypot(result.noise, giants))
 
 
 def _extended_rotations(evaluator: Evaluator, x: Ciphertext, steps: Sequence[int]) -> U32:

@@ -75,6 +75,26 @@ def test_matrix_leaves_out_what_is_zero_and_has_the_reference_s_bits() -> None:
     assert c.error(zero, 0 * c.decrypt(x)) < 2.0**-20
 
 
+def test_sums_of_rotations() -> None:
+    c = vectors()
+    z = c.slots(0)
+    x = c.encrypt(z)
+    steps = [4, 0, 1, -512 + 2]
+    rng = np.random.default_rng(0)
+    for weights in (rng.uniform(-1, 1, 4), rng.uniform(-1, 1, (4, c.params.n // 2)), [0, 0, 0, 0]):
+        y = circuits.sum_of_rotations(c.evaluator, x, steps, weights)
+        expected = sum(np.asarray(w) * np.roll(z, -s, -1) for w, s in zip(weights, steps, strict=True))
+        assert c.error(y, expected) < 2.0**-y.noise_budget
+    assert y.level == x.level - 1
+    bits = [circuits.sum_of_rotations(Evaluator(b, c.keys), x, steps, [1] * 4).data for b in (B, ReferenceBackend())]
+    assert np.array_equal(*bits)
+    for wrong in ([1, 1], [[1]]):
+        with pytest.raises(ParameterError, match="do not match"):
+            circuits.sum_of_rotations(c.evaluator, x, steps, wrong)
+    with pytest.raises(ParameterError, match="must differ"):
+        circuits.sum_of_rotations(c.evaluator, x, [1, 513], [1, 1])
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=20), st.integers(0, 9))
 def test_polynomials(coefficients: list[float], level: int) -> None:
