@@ -1,5 +1,6 @@
 """Random programs: hypothesis builds them, NumPy runs them in the clear, errors stay within what is foreseen."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -104,3 +105,15 @@ def test_a_program_in_a_secure_ring(name: str) -> None:
     x = ev.square(ev.add(x, replace(x)))
     assert x.level == 0
     assert c.error(x, np.roll(2 * z * w, -1) ** 2) < 2.0**-x.noise_budget
+
+
+def test_threads_share_an_evaluator() -> None:
+    c = world()
+    x, y = c.encrypt(c.slots(1)), c.encrypt(c.slots(2))
+
+    def work() -> np.ndarray:
+        return c.evaluator.rotate(c.evaluator.multiply(x, y), 5).data
+
+    expected = work()
+    with ThreadPoolExecutor(6) as pool:
+        assert all(np.array_equal(f.result(), expected) for f in [pool.submit(work) for _ in range(60)])
