@@ -36,6 +36,15 @@ def chain(
     below half that of a rescale. ``digits``: as many digits at least. Errors: :class:`ParameterError` for sizes
     that cannot be made, or that leave no room for special primes.
     """
+    if not 1 << 10 <= n <= 1 << 16 or n & (n - 1) or not 1 <= depth <= 63:
+        raise ParameterError(
+            f"{what}: n = {n} must be a power of two from 2^10 to 2^16, and depth = {depth} from 1 to 63"
+        )
+    if not 20 <= scale_bits <= 60 or not scale_bits + 2 <= first_bits <= 120:
+        raise ParameterError(
+            f"{what}: scales of {scale_bits} bits (20..60) and a last modulus of {first_bits} do not fit; it needs at least "
+            "two bits more than the scale, and at most 120"
+        )
     totals = [first_bits + level * scale_bits for level in range(depth + 1)]
     made = [m for small in (20, 25) if (m := _counts(totals, small)) is not None]
     if not made:
@@ -63,8 +72,7 @@ def chain(
         if options:
             _, primes, special, levels = min(options, key=lambda o: o[0])
             return Chain(primes, special, levels, _top_scale(levels, scale_bits))
-        q_primes = [*large[:most], *small_primes]
-        errors.append(f"no special primes fit beside {math.log2(math.prod(q_primes)):.0f} bits")
+        errors.append(f"no special primes fit beside {_union_bits(small, counts)} bits")
     raise ParameterError(f"{what}: {'; '.join(errors)} at n = {n}; use fewer levels or a larger n")
 
 

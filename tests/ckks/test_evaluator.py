@@ -179,6 +179,12 @@ def test_chains_that_cannot_be_made_are_refused() -> None:
     for first, bits in ((50, 37), (60, 35)):
         with pytest.raises(ParameterError, match="multiples of 10"):
             levelled("x", 1 << 14, 2, first_bits=first, scale_bits=bits)
+    for n, depth, wrong in [
+        (1 << 14, 0, {}), (1 << 14, 64, {}), (1000, 2, {}), (1 << 17, 2, {}), (1 << 14, 2, {"scale_bits": 10}),
+        (1 << 14, 2, {"scale_bits": 70}), (1 << 14, 2, {"first_bits": 40}), (1 << 14, 2, {"first_bits": 200}),
+    ]:  # fmt: skip
+        with pytest.raises(ParameterError, match=r"must be a power of two|do not fit"):
+            levelled("x", n, depth, **wrong)
     with pytest.raises(ParameterError, match="no special primes fit"):
         levelled("x", 1 << 13, 4)
     with pytest.raises(SecurityError):
