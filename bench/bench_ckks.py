@@ -151,6 +151,21 @@ def bench_ckks_seal(benchmark, clock, n: int, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("n", PRESETS)
+def bench_ckks_precision_is_no_worse_than_openfhe(n: int) -> None:
+    """Median error of a slot after one product, the same scale bits, values in [0, 1) on both sides."""
+    b, params = CpuBackend(threads=1), preset(PRESETS[n])
+    secret, public = generate(b, params, fresh_key(), fresh_key())
+    i, p = np.arange(n // 2), peer("openfhe")
+    v, w = (7 * i % 101) / 101, (5 * i % 97) / 97
+    theirs = p.call("ckks", n=n, depth=params.depth, operation="multiply", rounds=1, iterations=1)["check"]
+    p.close()
+    product = Evaluator(b, make_keys(b, secret)).multiply(encrypt(b, public, v, 1.0), encrypt(b, public, w, 1.0))
+    ours = float(np.median(np.abs(decrypt(b, secret, product).real - v * w)))
+    print(f"n = {n}: median error {ours:.2g}, OpenFHE {theirs:.2g}")
+    assert ours <= theirs
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("n", PRESETS)
 def bench_ckks_batch_hegpu(benchmark, n: int, threads: int) -> None:
