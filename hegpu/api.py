@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy.typing as npt
 
 from hegpu.backend.protocol import Backend
 from hegpu.backend.select import select
+from hegpu.ckks.evaluation_keys import make_keys
+from hegpu.ckks.key_files import open_keys, save_keys
 from hegpu.ckks.params import Parameters, preset
+from hegpu.ckks.session import Client, key_pair
 from hegpu.ct.dicom import read_slice, write_derived
 from hegpu.ct.hounsfield import clip
 from hegpu.errors import FormatError, ParameterError
@@ -32,6 +36,7 @@ from hegpu.ring.random import fresh_key
 F64 = npt.NDArray[np.float64]
 PathLike = str | os.PathLike[str]
 SECRET_FILE, PARAMETERS_FILE = "master.secret", "parameters.json"
+EVALUATION_FOLDER = "evaluation"
 
 
 def keygen(preset_name: str = "linear", out: PathLike | None = None) -> MasterKey:
@@ -87,6 +92,28 @@ def load_keys(folder: PathLike) -> MasterKey:
     if key_fingerprint(keys) != public.get("fingerprint"):
         raise FormatError(f"load_keys: secret and parameters in {folder} do not belong together; restore both")
     return keys
+
+
+def evaluation_keys(keys: PathLike, rotations: Iterable[int] = (), backend: str | Backend | None = None) -> Path:
+    """Keys for products, conjugation and the given rotations into ``keys / "evaluation"``: what a server needs.
+
+    For a key folder of a ``ckks-`` preset. Errors: :class:`ParameterError` for other presets.
+    """
+    chosen = _backend(backend)
+    master = load_keys(keys)
+    secret, _ = key_pair(chosen, master.params, master.secret)
+    folder = Path(keys) / EVALUATION_FOLDER
+    save_keys(chosen, make_keys(chosen, secret, rotations, conjugation=True), folder)
+    return folder
+
+
+def open_client(keys: PathLike, backend: str | Backend | None = None) -> Client:
+    """The owner of a key folder of a ``ckks-`` preset: encrypts, decrypts; evaluation keys are read as they are used."""
+    chosen = _backend(backend)
+    master = load_keys(keys)
+    secret, public = key_pair(chosen, master.params, master.secret)
+    folder = Path(keys) / EVALUATION_FOLDER
+    return Client(chosen, secret, public, open_keys(chosen, folder, master.params, public.fingerprint))
 
 
 def load_model(source: PathLike | bytes | Network) -> Network:

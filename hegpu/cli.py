@@ -33,12 +33,22 @@ app.add_typer(service.client, name="client")
 @app.command(epilog="Example: hegpu keygen --out keys/")
 def keygen(
     out: Annotated[Path, typer.Option(help="new folder for the keys")],
-    preset: Annotated[str, typer.Option(help="linear, compact, lossless or insecure_test")] = "linear",
+    preset: Annotated[str, typer.Option(help="linear, compact, lossless, ckks-13 ... ckks-16")] = "linear",
+    rotations: Annotated[str, typer.Option(help="ckks- presets: steps to make keys for, such as 1,2,-3")] = "",
 ) -> None:
-    """Make a master secret (0600) and its public parameters."""
+    """Make a master secret (0600) and its public parameters; for ckks- presets also evaluation/, for the server."""
     from hegpu import api
+    from hegpu.ckks.params import LEVELLED
 
+    if rotations and preset not in LEVELLED:
+        raise ParameterError(f"keygen: preset {preset!r} rotates nothing; leave out --rotations or use a ckks- preset")
+    try:
+        steps = [int(part) for part in rotations.split(",") if part]
+    except ValueError:
+        raise ParameterError(f"keygen: --rotations {rotations!r} is not a list of integers such as 1,2,-3") from None
     keys = api.keygen(preset, out)
+    if preset in LEVELLED:
+        api.evaluation_keys(out, steps)
     print(
         f"{out}: preset {keys.params.name}, {keys.params.security_bits} bits, fingerprint {api.key_fingerprint(keys)}"
     )
@@ -95,11 +105,20 @@ def decrypt(
 
 
 @app.command(epilog="Example: hegpu info slice.ct")
-def info(file: Annotated[Path, typer.Argument(help="a hegpu file, a keys folder, or a network")]) -> None:
-    """What a file holds."""
-    from hegpu.inspection import describe
+def info(
+    file: Annotated[Path, typer.Argument(help="a hegpu file, a keys folder, or a network")],
+    keys: Annotated[Path | None, typer.Option(help="a ciphertext's key folder: its precision is reported")] = None,
+    expected: Annotated[Path | None, typer.Option(help="with --keys: .npy with what the slots should hold")] = None,
+) -> None:
+    """What a file holds; with the secret key, how precise a ciphertext is."""
+    from hegpu.inspection import describe, measured
 
-    _table(f"{file}", ["field", "value"], describe(file))
+    rows = describe(file)
+    if keys is not None:
+        rows += measured(file, keys, expected)
+    elif expected is not None:
+        raise ParameterError("info: --expected needs --keys, since only the key's holder can compare")
+    _table(f"{file}", ["field", "value"], rows)
 
 
 @app.command()

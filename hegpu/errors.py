@@ -21,6 +21,10 @@ class KeyMismatchError(HegpuError):
     """A key does not belong to the ciphertext it is used with."""
 
 
+class MissingKeyError(HegpuError):
+    """An operation needs an evaluation key that was not made."""
+
+
 class ModelError(HegpuError, ValueError):
     """A network file is damaged, or the network cannot be executed by the chosen protocol."""
 

@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from hegpu import api
+from hegpu.ckks.ciphertext_files import load_ciphertext
 from hegpu.ckks.params import Parameters
+from hegpu.ckks.precision import precision
+from hegpu.ckks.slots import decrypt
 from hegpu.ckks.wire import header_of
 from hegpu.errors import FormatError
 from hegpu.nets.description import Network
@@ -34,6 +39,33 @@ def describe(path: Path) -> list[tuple[str, str]]:
     rows += [(k, json.dumps(v)) for k, v in sorted(header.items()) if k not in ("params", "kind", "format")]
     rows += [(f"array {k}", f"{v.get('dtype')} {v.get('shape')}") for k, v in sorted(tensors.items())]
     return rows + (_parameters(Parameters.from_json(header["params"])) if "params" in header else [])
+
+
+def measured(path: Path, keys: Path, expected: Path | None) -> list[tuple[str, str]]:
+    """Rows on a ciphertext's precision, for the holder of its secret key.
+
+    ``expected``: a .npy with the slots' values ``[batch..., m]`` (or the same for the whole batch). Without it the
+    slots are taken for real numbers, whose imaginary parts are error: half of the error is seen then.
+    Errors: :class:`FormatError`, :class:`KeyMismatchError`.
+    """
+    client = api.open_client(keys)
+    x = load_ciphertext(client.backend, path.read_bytes(), client.public.params, MAX_BYTES)
+    slots = decrypt(client.backend, client.secret, x)
+    if expected is None:
+        report, how = precision(slots.imag, np.zeros(slots.shape)), "imaginary parts, as of real data"
+    else:
+        try:
+            values = np.load(expected, allow_pickle=False)
+            wanted = np.broadcast_to(values, (*slots.shape[:-1], values.shape[-1]))
+        except (OSError, ValueError, IndexError) as cause:
+            raise FormatError(f"info: {expected} does not hold values for slots {slots.shape} ({cause})") from cause
+        report, how = precision(slots[..., : wanted.shape[-1]], wanted), f"against {expected.name}"
+    return [
+        ("level", f"{x.level} of {x.params.depth}"),
+        ("remaining bits", f"{x.remaining_bits:.1f}"),
+        ("noise budget", f"{x.noise_budget:.1f} bits (estimated)"),
+        (f"precision, {how}", str(report)),
+    ]
 
 
 def _network(net: Network) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ import pytest
 import hegpu
 from hegpu import api
 from hegpu.backend.select import select
+from hegpu.ckks.ciphertext_files import dump_ciphertext
 from hegpu.ct.dicom import example_slice_path, read_slice
 from hegpu.errors import BackendError, FormatError, ModelError, ParameterError
 from hegpu.nets.plaintext import run
@@ -170,6 +171,24 @@ def test_misuse_of_the_api(tmp_path) -> None:
         hegpu.denoise(tmp_path / "missing.ct", "linear")
     with pytest.raises(ModelError):
         hegpu.load_model(tmp_path / "missing.safetensors")
+
+
+def test_ckks_keys_and_precision_from_the_shell(tmp_path) -> None:
+    assert (
+        "128 bits" in cli("keygen", "--preset", "ckks-13", "--rotations", "1,-2", "--out", "keys", cwd=tmp_path).stdout
+    )
+    client = api.open_client(tmp_path / "keys")
+    assert client.keys.rotations == [1, 4094]
+    values = np.linspace(-1, 1, 4096)
+    x = client.vector(values)
+    product = (x * x).ciphertext
+    (tmp_path / "x.ct").write_bytes(dump_ciphertext(client.backend, product))
+    np.save(tmp_path / "square.npy", values**2)
+    for extra in ((), ("--expected", "square.npy")):
+        shown = cli("info", "x.ct", "--keys", "keys", *extra, cwd=tmp_path).stdout
+        assert "1 of 2" in shown and "min" in shown and "noise budget" in shown
+    assert cli("info", "x.ct", "--expected", "square.npy", cwd=tmp_path, check=False).returncode != 0
+    assert cli("keygen", "--rotations", "1", "--out", "other", cwd=tmp_path, check=False).returncode != 0
 
 
 def test_import_needs_little() -> None:

@@ -95,6 +95,41 @@ def conv5x5(rounds, iterations):
     return {"samples": sample(call, rounds, iterations), "check": error}
 
 
+def ckks(n, depth, operation, rounds, iterations):
+    """q = 50 + depth x 40 bits, special primes of 60: one operation on full ciphertexts, everything in NTT form."""
+    steps = list(range(1, 25))
+    cc, pair = context(n, depth, 40, 50, steps if operation in ("rotate", "hoisted") else ())
+    if operation == "multiply":
+        cc.EvalMultKeyGen(pair.secretKey)
+    values = [((7 * i) % 101) / 101 for i in range(n // 2)]
+    others = [((5 * i) % 97) / 97 for i in range(n // 2)]
+    x = cc.Encrypt(pair.publicKey, cc.MakeCKKSPackedPlaintext(values))
+    plain = cc.MakeCKKSPackedPlaintext(others)
+    y = cc.Encrypt(pair.publicKey, plain)
+    products = [a * b for a, b in zip(values, others, strict=True)]
+
+    def hoisted():
+        digits = cc.EvalFastRotationPrecompute(x)
+        return [cc.EvalFastRotation(x, step, 2 * n, digits) for step in steps]
+
+    call, expected = {
+        "add": (lambda: cc.EvalAdd(x, y), [a + b for a, b in zip(values, others, strict=True)]),
+        "multiply_plain": (lambda: cc.EvalMult(x, plain), products),
+        "multiply": (lambda: cc.Rescale(cc.EvalMult(x, y)), products),
+        "rotate": (lambda: cc.EvalRotate(x, 1), values[1:] + values[:1]),
+        "hoisted": (hoisted, values[24:] + values[:24]),
+    }[operation]
+    result = call()
+    got = decrypted(cc, pair, result[-1] if operation == "hoisted" else result, n // 2)
+    errors = sorted(abs(a - b) for a, b in zip(got, expected, strict=True))
+    if errors[-1] > 1e-3:
+        raise ValueError(f"wrong result, error {errors[-1]}")
+    samples = sample(call, rounds, iterations)
+    if operation == "hoisted":
+        samples = [s / len(steps) for s in samples]
+    return {"samples": samples, "check": errors[len(errors) // 2]}
+
+
 if __name__ == "__main__":
     sys.setrecursionlimit(10000)
-    serve({"ntt": ntt, "encrypt": encrypt, "conv5x5": conv5x5}, "openfhe 1.6.1.0.22.4")
+    serve({"ntt": ntt, "encrypt": encrypt, "conv5x5": conv5x5, "ckks": ckks}, "openfhe 1.6.1.0.22.4")

@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from hegpu import _cpu
 from hegpu.backend import checks, pool
+from hegpu.backend.cpu_switching import CpuSwitching
+from hegpu.backend.cpu_switching import words as _words
 from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, SignedInts, Stream, WordForm
-from hegpu.backend.roots import bit_reversal
 from hegpu.errors import BackendError, ParameterError
 
 _BLOCK = 1 << 21  # residues per block of scalar_matmul: 16 MiB of float64
@@ -33,7 +34,7 @@ def default_threads() -> int:
     return int(text)
 
 
-class CpuBackend:
+class CpuBackend(CpuSwitching):
     """See :class:`hegpu.backend.protocol.Backend`. Safe to use from several Python threads at once.
 
     ``threads``: 1..1024, default :func:`default_threads`. ``simd``: a level of :func:`simd_levels`, default the
@@ -80,7 +81,7 @@ class CpuBackend:
         n = checks.residues("mul_scalar", x, moduli)
         checks.scalars("mul_scalar", scalars, moduli)
         x = np.ascontiguousarray(x)
-        out = np.empty_like(x)
+        out = pool.empty(x.shape, np.uint32)
         reduced = np.array([s % q for s, q in zip(scalars, moduli, strict=True)], np.uint32)
         if out.size:
             self._kernels.mul_scalar(out, x, reduced, _words(moduli), n)
@@ -105,7 +106,8 @@ class CpuBackend:
 
     def _transform(self, name: str, x: U32, moduli: Moduli, inverse: bool) -> U32:
         n = checks.residues(name, x, moduli)
-        out = np.array(x, order="C")
+        out = pool.empty(x.shape, np.uint32)
+        np.copyto(out, x)
         if out.size:
             self._kernels.transform(out, _words(moduli), n, inverse)
         return out
@@ -119,10 +121,10 @@ class CpuBackend:
     def automorphism(self, x: U32, galois_element: int, moduli: Moduli, *, evaluations: bool) -> U32:
         n = checks.residues("automorphism", x, moduli)
         g = checks.galois_element("automorphism", galois_element, n)
-        if evaluations:
-            return np.ascontiguousarray(x[..., _evaluation_order(n, g)])
-        source, negative = _coefficient_order(n, g)
-        return np.where(negative, self.neg(x, moduli)[..., source], x[..., source])
+        out = pool.empty(x.shape, np.uint32)
+        if out.size:
+            self._kernels.automorphism(out, np.ascontiguousarray(x), _words(moduli), n, g, evaluations)
+        return out
 
     def monomial_shift(self, x: U32, power: int, moduli: Moduli) -> U32:
         n = checks.residues("monomial_shift", x, moduli)
@@ -137,7 +139,7 @@ class CpuBackend:
         checks.conversion("convert_basis", source, target, n)
         out = pool.empty((*x.shape[:-2], len(target), n), np.uint32)
         if out.size:
-            self._kernels.convert(out, np.ascontiguousarray(x), _words(source), _words(target), n, False)
+            self._kernels.convert(out, np.ascontiguousarray(x), _words(source), _words(target), n)
         return out
 
     def divide_by_last(self, x: U32, moduli: Moduli, count: int) -> U32:
@@ -146,7 +148,7 @@ class CpuBackend:
         keep, last = moduli[:-count], moduli[-count:]
         out = pool.empty((*x.shape[:-2], len(keep), n), np.uint32)
         if out.size:
-            self._kernels.convert(out, np.ascontiguousarray(x), _words(last), _words(keep), n, True)
+            self._kernels.divide(out, np.ascontiguousarray(x), _words(last), _words(keep), n)
         return out
 
     def switch_to_power_of_two(self, x: U32, moduli: Moduli, bits: int) -> U32:
@@ -365,10 +367,6 @@ def _dense_rows(x: SignedInts) -> SignedInts:
     return x if x.flags.c_contiguous or x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
 
 
-def _words(moduli: Moduli) -> U32:
-    return np.array(moduli, np.uint32)
-
-
 def _columns(points: Points, first: int, step: int, count: int) -> tuple[int, int, int, int, int, int]:
     return points.n, points.rows, points.columns, first, step, count
 
@@ -380,19 +378,3 @@ def _operands(name: str, x: U32, y: U32, moduli: Moduli) -> tuple[U32, U32, int]
     if x.shape[x.ndim - y.ndim :] != y.shape:
         x, y = np.broadcast_arrays(x, y)
     return np.ascontiguousarray(x), np.ascontiguousarray(y), n
-
-
-def _evaluation_order(n: int, g: int) -> npt.NDArray[np.int64]:
-    """Position k holds x(psi^e), e = 2 bitrev(k) + 1; x(X^g) there is x(psi^(g e))."""
-    exponents = (2 * bit_reversal(n) + 1) * g % (2 * n)
-    position = np.empty(n, np.int64)
-    position[bit_reversal(n)] = np.arange(n)
-    return position[(exponents - 1) // 2]
-
-
-def _coefficient_order(n: int, g: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Output k takes coefficient j with g j = k or k + n (negated) modulo 2n."""
-    j = np.arange(n) * g % (2 * n)
-    source, negative = np.empty(n, np.int64), np.empty(n, np.bool_)
-    source[j % n], negative[j % n] = np.arange(n), j >= n
-    return source, negative

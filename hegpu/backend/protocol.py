@@ -64,6 +64,41 @@ class WordForm:
     positions: U32
 
 
+@dataclass(frozen=True, slots=True)
+class Gadget:
+    """How residues modulo ``moduli`` are cut into digits, and which rows of a key those meet.
+
+    Digit d holds the next ``digits[d]`` of ``moduli`` (D_d their product) and is lifted to ``extended``, the moduli
+    followed by the ``special`` primes (P their product). ``key_rows[e]`` is the row in a key of extended limb e,
+    ``key_digits[d]`` the key's digit. At most 14 digits, 32 primes a digit, 30 special primes.
+    """
+
+    moduli: Moduli
+    special: Moduli
+    digits: tuple[int, ...]
+    key_rows: tuple[int, ...]
+    key_digits: tuple[int, ...]
+
+    @property
+    def extended(self) -> Moduli:
+        return self.moduli + self.special
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GadgetKey:
+    """Evaluations ``first``, ``second`` ``[digit, limb, n]`` modulo ``moduli``, all the rows there are.
+
+    ``second`` None: it is :meth:`Backend.sample_uniform` of stream ``(domain, digit)`` under ``seed``, made anew
+    where it is needed, half the memory.
+    """
+
+    moduli: Moduli
+    first: U32
+    second: U32 | None
+    seed: bytes
+    domain: int
+
+
 class Backend(Protocol):
     """What a backend computes. See the module's text for shapes, ranges and streams."""
 
@@ -139,6 +174,62 @@ class Backend(Protocol):
         Definition: ``acc = sum_l h_l round(2^64 / q_l) mod 2^64`` with ``h_l = x_l (Q/q_l)^-1 mod q_l``;
         the result is ``((acc + 2^(63-bits)) mod 2^64) >> (64 - bits)``.
         """
+        ...
+
+    # -- change of modulus and products with a key (evaluation domain) ------------------------------------
+    def switch_modulus(self, x: U32, source: Moduli, target: Moduli, factor: int = 1) -> U32:
+        """``round(x factor G / D)`` modulo ``target``: D the product of the source primes that are not in the target
+        (1..32 of them), G of the target primes that are not in the source. ``[..., source, n] -> [..., target, n]``.
+
+        Exactly ``(x factor G - r) / D`` with r = :meth:`convert_basis` of ``x factor G`` modulo D, to the target.
+        """
+        ...
+
+    def decompose(self, x: U32, gadget: Gadget) -> U32:
+        """The digits of ``x`` ``[..., limb, n]``, centred and lifted: ``[..., digit, extended, n]``, evaluations.
+
+        Digit d at prime p of its own group is ``x mod p``, elsewhere :meth:`convert_basis` from its group."""
+        ...
+
+    def gadget_product(
+        self, digits: U32, addend: U32, keys: Sequence[GadgetKey], elements: Sequence[int], gadget: Gadget
+    ) -> U32:
+        """For each key and Galois element g: ``(P addend + sum_d digits_d first_d, sum_d digits_d second_d)(X^g)``
+        modulo ``extended``: ``[key, ..., 2, extended, n]``. ``digits`` from :meth:`decompose`, ``addend``
+        ``[..., limb, n]``; every key encrypts for the automorphism that follows (Bossuat et al., EUROCRYPT 2021,
+        section 4)."""
+        ...
+
+    def switch_keys(
+        self,
+        digits: U32,
+        addend: U32,
+        keys: Sequence[GadgetKey],
+        elements: Sequence[int],
+        gadget: Gadget,
+        target: Moduli,
+    ) -> U32:
+        """:meth:`gadget_product`, but the automorphism is applied after :meth:`switch_modulus` from ``extended`` to
+        ``target``: ``[key, ..., 2, target, n]``."""
+        ...
+
+    def switch_key(self, x: U32, key: GadgetKey, element: int, gadget: Gadget, target: Moduli) -> U32:
+        """``x`` ``[..., 2 or 3, limb, n]``: the last polynomial decomposed and multiplied by ``key``, the others added
+        times P, then as :meth:`switch_keys`: ``[..., 2, target, n]``. Two polynomials: a rotation, three: a
+        relinearisation; with primes of ``moduli`` missing in ``target`` the rescale is part of it."""
+        ...
+
+    def multiply_switch(self, x: U32, y: U32, key: GadgetKey, gadget: Gadget, target: Moduli) -> U32:
+        """:meth:`switch_key` of :meth:`tensor_sum` of one pair, element 1; faster if ``y is x``.
+        ``[..., 2, limb, n] -> [..., 2, target, n]``."""
+        ...
+
+    def tensor_sum(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        """``sum_i (x_i0 y_i0, x_i0 y_i1 + x_i1 y_i0, x_i1 y_i1)``: ``[i, ..., 2, limb, n] -> [..., 3, limb, n]``."""
+        ...
+
+    def sum_of_products(self, x: U32, y: U32, moduli: Moduli) -> U32:
+        """``sum_i x_i y_i``: ``x`` ``[i, ..., limb, n]``, ``y`` ``[i, limb, n]`` -> ``[..., limb, n]``."""
         ...
 
     # -- matrix products -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from hegpu.backend import checks
 from hegpu.backend.chacha_reference import stream_words
 from hegpu.backend.protocol import I32, U8, U32, Moduli, Points, SignedInts, Stream, WordForm
+from hegpu.backend.reference_switching import SwitchingReference
 from hegpu.backend.roots import bit_reversal, primitive_root
 
 U64 = npt.NDArray[np.uint64]
@@ -18,7 +19,7 @@ def _column(moduli: Moduli) -> U64:
     return np.array(moduli, np.uint64)[:, None]
 
 
-class ReferenceBackend:
+class ReferenceBackend(SwitchingReference):
     """See :class:`hegpu.backend.protocol.Backend`."""
 
     name = "reference"

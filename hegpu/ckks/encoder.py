@@ -4,6 +4,7 @@ Slot j of n/2 is the polynomial's value at zeta^(5^j), zeta = exp(i pi / n): the
 cyclically (Cheon, Kim, Kim, Song, ASIACRYPT 2017, section 2.2).
 """
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -60,7 +61,8 @@ def encode_slots(backend: Backend, values: npt.ArrayLike, scale: Fraction, n: in
     full[..., n - 1 - at[: z.shape[-1]]] = z.conj()
     # The polynomial's value at zeta^(2k+1) is sum_j (p_j zeta^j) exp(2 pi i j k / n).
     p = np.fft.fft(full, axis=-1) / n * np.exp(-1j * np.pi * np.arange(n) / n)
-    return encode_coefficients(backend, p.real, scale, n, moduli)
+    plain = encode_coefficients(backend, p.real, scale, n, moduli)
+    return replace(plain, bound=float(np.abs(z).max(initial=0)))
 
 
 def decode_slots(plain: Plaintext) -> C128:

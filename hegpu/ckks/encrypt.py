@@ -26,7 +26,7 @@ def encrypt_symmetric(
     """
     n, q = secret.params.n, secret.params.q_primes
     c1 = backend.sample_uniform(seed, UNIFORM, objects, n, q)
-    masked = backend.intt(backend.mul(c1, secret.evaluations, q), q)
+    masked = backend.intt(backend.mul(c1, secret.limbs(q), q), q)
     noise = _small(backend, backend.sample_cbd(noise_key, NOISE, objects, n), q)
     return backend.sub(backend.add(message, noise, q), masked, q)
 
@@ -41,13 +41,33 @@ def encrypt_zero(backend: Backend, public: PublicKey, key: bytes, objects: U32, 
         raise ParameterError("encrypt_zero: objects are numbered below 2^31, since each takes two noise streams")
     u = backend.ntt(_small(backend, backend.sample_ternary(key, MASK, objects, n), q), q)
     out = np.empty((*objects.shape, 2, len(q), n), np.uint32)
-    for half, a in ((0, public.pk0), (1, public.pk1(backend))):
+    for half, whole in ((0, public.pk0), (1, public.pk1(backend))):
+        a = np.ascontiguousarray(whole[: len(q)])
         noise = backend.sample_cbd(key, NOISE, objects * np.uint32(2) + np.uint32(half), n)
         out[..., half, :, :] = backend.add(backend.intt(backend.mul(u, a, q), q), _small(backend, noise, q), q)
     if flood_bits is not None:
         wide = backend.sample_flood(key, FLOOD, objects, n, flood_bits, q)
         out[..., 0, :, :] = backend.add(np.ascontiguousarray(out[..., 0, :, :]), wide, q)
     return out
+
+
+def encrypt_zero_divided(backend: Backend, public: PublicKey, key: bytes, objects: U32) -> U32:
+    """Fresh public-key encryptions of zero at the top level ``[..., 2, limb, n]``, evaluations: made modulo Q P and
+    divided by P, so that their noise is that of the division's rounding, a sixteenth of :func:`encrypt_zero`'s.
+
+    ``key`` is secret and used once; ``objects`` ``[m]`` below 2^31.
+    """
+    params = public.params
+    n, top = params.n, params.levels[-1]
+    primes = top + params.p_primes
+    rows = [(params.q_primes + params.p_primes).index(q) for q in primes]
+    u = backend.ntt(_small(backend, backend.sample_ternary(key, MASK, objects, n), primes), primes)
+    out = np.empty((*objects.shape, 2, len(primes), n), np.uint32)
+    for half, whole in ((0, public.pk0), (1, public.pk1(backend))):
+        noise = backend.sample_cbd(key, NOISE, objects * np.uint32(2) + np.uint32(half), n)
+        error = backend.ntt(_small(backend, noise, primes), primes)
+        out[..., half, :, :] = backend.multiply_accumulate(error, u, np.broadcast_to(whole[rows], u.shape), primes)
+    return backend.switch_modulus(out, primes, top)
 
 
 def decrypt(backend: Backend, c0: U32, c1: U32, secret: SecretKey, moduli: Moduli) -> U32:

@@ -14,27 +14,31 @@ _ONE = np.zeros((), np.uint32)
 
 @dataclass(frozen=True)
 class SecretKey:
-    """A uniform ternary secret, in the evaluation domain modulo the q primes. Never written, never printed."""
+    """A uniform ternary secret, evaluations modulo the q and then the p primes. Never written, never printed."""
 
     params: Parameters
     evaluations: U32 = field(repr=False)  # [limb, n]
     fingerprint: bytes
 
     def limbs(self, moduli: Moduli) -> U32:
-        """The secret modulo ``moduli``, a subset of the q primes."""
-        return np.ascontiguousarray(self.evaluations[[self.params.q_primes.index(q) for q in moduli]])
+        """The secret modulo ``moduli``, some of the q and p primes."""
+        primes = self.params.q_primes + self.params.p_primes
+        return np.ascontiguousarray(self.evaluations[[primes.index(q) for q in moduli]])
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """An encryption of zero, ``pk0 = -a s + e``, evaluations ``[limb, n]``; the uniform ``a`` is given by a seed."""
+    """An encryption of zero, ``pk0 = -a s + e``, evaluations ``[limb, n]`` modulo the q and then the p primes; the
+    uniform ``a`` is given by a seed."""
 
     params: Parameters
     pk0: U32
     seed: bytes
 
     def pk1(self, backend: Backend) -> U32:
-        return backend.sample_uniform(self.seed, UNIFORM, _ONE, self.params.n, self.params.q_primes)
+        return backend.sample_uniform(
+            self.seed, UNIFORM, _ONE, self.params.n, self.params.q_primes + self.params.p_primes
+        )
 
     @property
     def fingerprint(self) -> bytes:
@@ -46,11 +50,11 @@ class PublicKey:
 
 def generate(backend: Backend, params: Parameters, key: bytes, uniform_seed: bytes) -> tuple[SecretKey, PublicKey]:
     """The key pair that ``key`` (32 secret bytes, used for this pair only) and the public seed determine."""
-    q = params.q_primes
+    primes = params.q_primes + params.p_primes
     small = backend.sample_ternary(derive_key(key, "secret"), SECRET, _ONE, params.n)
-    secret = backend.ntt(backend.from_signed(small.astype(np.int64), q), q)
+    secret = backend.ntt(backend.from_signed(small.astype(np.int64), primes), primes)
     noise = backend.sample_cbd(derive_key(key, "key noise"), KEY_NOISE, _ONE, params.n)
-    error = backend.ntt(backend.from_signed(noise.astype(np.int64), q), q)
-    a = backend.sample_uniform(uniform_seed, UNIFORM, _ONE, params.n, q)
-    public = PublicKey(params, backend.sub(error, backend.mul(a, secret, q), q), uniform_seed)
+    error = backend.ntt(backend.from_signed(noise.astype(np.int64), primes), primes)
+    a = backend.sample_uniform(uniform_seed, UNIFORM, _ONE, params.n, primes)
+    public = PublicKey(params, backend.sub(error, backend.mul(a, secret, primes), primes), uniform_seed)
     return SecretKey(params, secret, public.fingerprint), public

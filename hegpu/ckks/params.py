@@ -6,9 +6,11 @@ import math
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
+from hegpu.ckks.chain import chain, digit_groups, scales, step
 from hegpu.ckks.security import require, security_level
 from hegpu.errors import FormatError, HegpuError, ParameterError
 from hegpu.ring.primes import is_prime, ntt_primes
@@ -34,6 +36,8 @@ class Parameters:
     c0_drop_up    -- low bits of a fresh c0 that are rounded away on the wire
     c0_drop_down  -- the same for the c0 that a server returns
     security      -- bits by the 2024 table, on the exact product of all primes
+    levels        -- what rescaling steps through: at level l the modulus is the product of ``levels[l]``, a subset
+                     of the q primes; empty where nothing is rescaled by level
     Secrets are uniform ternary, errors CBD(21) (sigma 3.24): the only choices.
     """
 
@@ -45,6 +49,7 @@ class Parameters:
     c0_drop_up: int = 0
     c0_drop_down: int = 0
     security: int = 128
+    levels: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         what = f"Parameters {self.name!r}"
@@ -60,8 +65,52 @@ class Parameters:
             raise ParameterError(f"{what}: the scale {float(self.scale):.4g} is not in [1, Q)")
         if not (0 <= self.c0_drop_up <= 16 and 0 <= self.c0_drop_down <= 16):
             raise ParameterError(f"{what}: c0 can lose 0..16 bits, not {self.c0_drop_up} and {self.c0_drop_down}")
+        self._check_levels(what)
         if not self.name.startswith("insecure_"):
             require(what, self.n, math.prod(primes), self.security)
+
+    def _check_levels(self, what: str) -> None:
+        known = set(self.q_primes)
+        moduli = [math.prod(level) for level in self.levels]
+        for level in self.levels:
+            if not level or not set(level) <= known or len(set(level)) != len(level):
+                raise ParameterError(f"{what}: a level is not a set of q primes")
+        if any(high <= low for low, high in pairwise(moduli)) or len(moduli) > 64:
+            raise ParameterError(f"{what}: the moduli of the levels do not grow, or are more than 64")
+        if self.levels and self.p_primes and digit_groups(self.q_primes, self.p_primes) is None:
+            raise ParameterError(f"{what}: the special primes are too small to switch keys")
+
+    @property
+    def depth(self) -> int:
+        """The level of a fresh ciphertext: how many rescales it can take."""
+        return len(self.levels) - 1
+
+    @cached_property
+    def scales(self) -> tuple[Fraction, ...]:
+        """The scale that belongs to each level. Errors: :class:`ParameterError` where there are no levels."""
+        if not self.levels:
+            raise ParameterError(f"preset {self.name!r} has no levels to compute on; use one of {', '.join(LEVELLED)}")
+        return scales(self.levels, self.scale)
+
+    @cached_property
+    def level_bits(self) -> tuple[float, ...]:
+        """log2 of the modulus at each level."""
+        return tuple(math.log2(math.prod(level)) for level in self.levels)
+
+    @cached_property
+    def step_sizes(self) -> tuple[float, ...]:
+        """What a rescale from each level divides by (1 at level 0)."""
+        return (1.0, *(float(step(self.levels, level)) for level in range(1, len(self.levels))))
+
+    @cached_property
+    def digits(self) -> tuple[int, ...]:
+        """How many consecutive q primes each digit of a key switch holds."""
+        groups = digit_groups(self.q_primes, self.p_primes) if self.p_primes else None
+        if groups is None:
+            raise ParameterError(
+                f"preset {self.name!r} has no special primes, so no key can be switched; use one of {', '.join(LEVELLED)}"
+            )
+        return groups
 
     @property
     def log2_q(self) -> float:
@@ -78,6 +127,9 @@ class Parameters:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -88,6 +140,7 @@ class Parameters:
             "c0_drop_up": self.c0_drop_up,
             "c0_drop_down": self.c0_drop_down,
             "security": self.security,
+            **({"levels": [[self.q_primes.index(q) for q in level] for level in self.levels]} if self.levels else {}),
         }
 
     @staticmethod
@@ -97,6 +150,10 @@ class Parameters:
         try:
             integers = [value["n"], value["c0_drop_up"], value["c0_drop_down"], value["security"]]
             primes = [*value["q_primes"], *value["p_primes"]]
+            levels = value.get("levels", [])
+            places = [place for level in levels for place in level]
+            if type(levels) is not list or len(places) > 64 * 200 or any(type(v) is not int or v < 0 for v in places):
+                raise FormatError("Parameters: the levels are damaged; get the file again")
             if type(value["q_primes"]) is not list or type(value["p_primes"]) is not list:
                 raise FormatError("Parameters: the primes are not lists; the file is damaged")
             if any(type(v) is not int for v in integers + primes) or len(primes) > 200:
@@ -112,8 +169,9 @@ class Parameters:
                 value["c0_drop_up"],
                 value["c0_drop_down"],
                 value["security"],
+                tuple(tuple(value["q_primes"][place] for place in level) for level in levels),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as cause:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as cause:
             if isinstance(cause, HegpuError):
                 raise
             raise FormatError(f"Parameters: damaged or of another version ({cause}); get the file again") from cause
@@ -147,10 +205,43 @@ def _presets() -> dict[str, Parameters]:
 
 PRESETS = tuple(_presets())
 
+# Name: ring degree and depth. Scales near 2^40, results up to 2^9.
+LEVELLED = {
+    "ckks-13": (1 << 13, 2),
+    "ckks-14": (1 << 14, 6),
+    "ckks-15": (1 << 15, 14),
+    "ckks-16": (1 << 16, 31),
+    # Rings that anyone can break: for tests.
+    "insecure_ckks": (1 << 10, 4),
+    "insecure_ckks_deep": (1 << 10, 9),
+}
+
+
+@cache
+def _levelled(name: str) -> Parameters:
+    n, depth = LEVELLED[name]
+    weak = name.startswith("insecure_")
+    return levelled(name, n, depth, security=0 if weak else 128, digits=3 if weak else 0)
+
+
+def levelled(
+    name: str, n: int, depth: int, *, first_bits: int = 50, scale_bits: int = 40, security: int = 128, digits: int = 0
+) -> Parameters:
+    """Parameters for ``depth`` products in a row; see :func:`hegpu.ckks.chain.chain` for the rest.
+
+    Values up to ``2^(first_bits - scale_bits - 1)`` survive at level 0.
+    """
+    c = chain(
+        f"Parameters {name!r}", n, depth, first_bits=first_bits, scale_bits=scale_bits, security=security, digits=digits
+    )
+    return Parameters(name, n, c.q_primes, c.p_primes, c.scale, 0, 0, security or 128, c.levels)
+
 
 def preset(name: str) -> Parameters:
     """The preset called ``name``. Errors: :class:`ParameterError` that lists the names."""
+    if name in LEVELLED:
+        return _levelled(name)
     presets = _presets()
     if name not in presets:
-        raise ParameterError(f"preset: there is no preset {name!r}; choose one of {', '.join(presets)}")
+        raise ParameterError(f"preset: there is no preset {name!r}; choose one of {', '.join([*presets, *LEVELLED])}")
     return presets[name]

@@ -1,76 +1,83 @@
-// Change of modulus in the coefficient domain. Definitions: hegpu/backend/protocol.py.
+// Change of modulus in the coefficient domain, row by row. Definitions: hegpu/backend/protocol.py, convert_basis.
 #pragma once
 #include <vector>
 
+#include "lifts.hpp"
 #include "modarith.hpp"
-#include "tables.hpp"
 
 namespace hegpu::HEGPU_LEVEL {
 
-// prod(moduli except skip) mod q
-static u64 product_mod(const u32* moduli, size_t limbs, size_t skip, u32 q) {
-    u64 r = 1;
-    for (size_t l = 0; l < limbs; l++)
-        if (l != skip) r = r * (moduli[l] % q) % q;
-    return r;
+// Sum of at most 15 products a b, a < 2^30, b < q -> the sum times 2^-32 modulo q in [0, 2q) (Montgomery 1985).
+// inverse = q^-1 mod 2^32. The high half is below 15/4 q.
+static inline V reduce_sum(V64 even, V64 odd_, V inverse, V q, V q2) {
+    V quotient = low_halves(even, odd_) * inverse;
+    V high = reduce_once(high_halves(even, odd_), q2);
+    return reduce_once(high - mulhi(quotient, q) + q, q2);
 }
 
-struct Conversion {
-    size_t source, target;
-    std::vector<u32> q, p, scale, scale_quotient;  // (Q/q_l)^-1 mod q_l
-    std::vector<u64> fraction, p_inverse;          // floor(2^58 / q_l), floor(2^64 / p_t)
-    std::vector<u32> factor, minus_q;              // [t][l] = Q/q_l mod p_t, -Q mod p_t
-    Conversion(const u32* from, size_t source_, const u32* to, size_t target_)
-        : source(source_), target(target_), q(from, from + source_), p(to, to + target_) {
-        for (size_t l = 0; l < source; l++) {
-            u32 inverse = pow_mod(product_mod(from, source, l, q[l]), q[l] - 2, q[l]);
-            scale.push_back(inverse), scale_quotient.push_back(shoup_quotient(inverse, q[l]));
-            fraction.push_back(((u64)1 << 58) / q[l]);
+// h [count, n] -> v [n]: (sum_l h_l floor(2^58 / q_l) + 2^57) >> 58
+static void round_row(u32* v, const u32* h, const LiftGroup& g, size_t n) {
+    for (size_t j = 0; j < n; j += W) {
+        V64 even = V64{} + ((u64)1 << 57), odd_ = even;
+        for (size_t l = 0; l < g.q.size(); l++) {
+            V x = load(h + l * n + j);
+            V low = splat((u32)g.fraction[l]), high = splat((u32)(g.fraction[l] >> 32));
+            even += mul_even(x, low) + (mul_even(x, high) << 32);
+            odd_ += mul_even(odd(x), low) + (mul_even(odd(x), high) << 32);
         }
-        for (size_t t = 0; t < target; t++) {
-            for (size_t l = 0; l < source; l++) factor.push_back((u32)product_mod(from, source, l, p[t]));
-            minus_q.push_back((u32)(p[t] - product_mod(from, source, source, p[t])));
-            p_inverse.push_back(inverse_u64(p[t]));
-        }
+        store(v + j, low_halves(even >> 58, odd_ >> 58));
     }
-    // x, out: limb l at l * stride; one coefficient.
-    inline void apply(const u32* x, size_t x_stride, u32* out, size_t out_stride) const {
-        u32 h[32];
-        u64 v = (u64)1 << 57;
-        for (size_t l = 0; l < source; l++) {
-            h[l] = mul_shoup_scalar(x[l * x_stride], scale[l], scale_quotient[l], q[l]);
-            v += h[l] * fraction[l];
+}
+
+// Sums of products of more than 14 terms are reduced in parts, so that reduce_sum's bound holds.
+constexpr size_t kTerms = 14;
+
+// h [count, n], v [n] -> out[t] [n] in [0, 2p_t): sum_l h_l factor_l - v Q, times what the factors hold.
+template <size_t Targets>
+static inline void lift_block(u32* const* out, const u32* h, const u32* v, size_t count, const LiftTarget* const* to,
+                              size_t n) {
+    V p[Targets], p2[Targets], inverse[Targets];
+    for (size_t t = 0; t < Targets; t++)
+        p[t] = splat(to[t]->p), p2[t] = p[t] + p[t], inverse[t] = splat(to[t]->inverse);
+    for (size_t j = 0; j < n; j += W) {
+        V64 even[Targets], odd_[Targets];
+        V total[Targets] = {};
+        V x = load(v + j);
+        for (size_t t = 0; t < Targets; t++) {
+            V f = splat(to[t]->minus);
+            even[t] = mul_even(x, f), odd_[t] = mul_even(odd(x), f);
         }
-        v >>= 58;
-        for (size_t t = 0; t < target; t++) {
-            u64 sum = v * minus_q[t];
-            for (size_t l = 0; l < source; l++) {
-                sum += (u64)h[l] * factor[t * source + l];
-                if (l % 8 == 7) sum = reduce_u64(sum, p[t], p_inverse[t]);
+        size_t l = 0;
+        bool parts = false;
+        for (size_t end = count < kTerms ? count : kTerms;;) {
+            for (; l < end; l++) {
+                V y = load(h + l * n + j), z = odd(y);
+                for (size_t t = 0; t < Targets; t++) {
+                    V f = splat(to[t]->factor[l]);
+                    even[t] += mul_even(y, f), odd_[t] += mul_even(z, f);
+                }
             }
-            out[t * out_stride] = reduce_u64(sum, p[t], p_inverse[t]);
+            for (size_t t = 0; t < Targets; t++) {
+                V part = reduce_sum(even[t], odd_[t], inverse[t], p[t], p2[t]);
+                total[t] = parts ? reduce_once(total[t] + part, p2[t]) : part;
+            }
+            if (l == count) break;
+            parts = true;
+            for (size_t t = 0; t < Targets; t++) even[t] = V64{}, odd_[t] = V64{};
+            end = count - l < kTerms ? count : l + kTerms;
         }
+        for (size_t t = 0; t < Targets; t++) store(out[t] + j, total[t]);
     }
-};
-
-// x [source, n] -> out [target, n]
-static void convert_rows(u32* out, const u32* x, size_t n, const Conversion& c) {
-    for (size_t j = 0; j < n; j++) c.apply(x + j, n, out + j, n);
 }
-
-// x [limbs, n] -> out [limbs - count, n]; `c` converts the last `count` primes to the others.
-static void divide_rows(u32* out, const u32* x, size_t n, const Conversion& c) {
-    size_t keep = c.target;
-    convert_rows(out, x + keep * n, n, c);
-    for (size_t t = 0; t < keep; t++) {
-        u32 q = c.p[t];
-        u32 inverse = pow_mod(product_mod(c.q.data(), c.source, c.source, q), q - 2, q);
-        V Q = splat(q), I = splat(inverse), IQ = splat(shoup_quotient(inverse, q));
-        for (size_t j = t * n; j < (t + 1) * n; j += W) {
-            V d = reduce_once(load(x + j) - load(out + j) + Q, Q);
-            store(out + j, reduce_once(mul_shoup(d, I, IQ, Q), Q));
-        }
-    }
+static void lift_rows(u32* const* out, const u32* h, const u32* v, size_t count, const LiftTarget* const* to,
+                      size_t targets, size_t n) {
+    size_t t = 0;
+    for (; t + 2 <= targets; t += 2) lift_block<2>(out + t, h, v, count, to + t, n);
+    if (t < targets) lift_block<1>(out + t, h, v, count, to + t, n);
+}
+// [0, 2q) -> [0, q)
+static void settle_row(u32* x, size_t n, u32 q) {
+    for (size_t j = 0; j < n; j += W) store(x + j, reduce_once(load(x + j), splat(q)));
 }
 
 struct PowerSwitch {

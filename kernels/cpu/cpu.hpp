@@ -121,19 +121,6 @@ struct Cpu {
                      [&](size_t, size_t i) { (inverse ? k->intt : k->ntt)(x.data() + i * n, *t[i % limbs]); });
     }
 
-    // x [batch, source, n] -> out [batch, target, n]; divide: x [batch, target + source, n].
-    void convert(Out out, In x, In from, In to, size_t n, bool divide) const {
-        size_t r = rows(out.size(), to, n), source = from.size(), target = to.size(), batch = r / target;
-        check_ring(from, n);
-        size_t wide = divide ? source + target : source;
-        need(source > 0 && source <= 32 && x.size() == batch * wide * n, "sizes");
-        nb::gil_scoped_release release;
-        std::unique_ptr<void, void (*)(void*)> c(k->conversion_make(from.data(), source, to.data(), target),
-                                                 k->conversion_free);
-        parallel_for(batch, threads, n * 4.0 * target, [&](size_t, size_t i) {
-            (divide ? k->divide : k->convert)(out.data() + i * target * n, x.data() + i * wide * n, n, c.get());
-        });
-    }
     void switch_to_power_of_two(Out out, In x, In moduli, size_t n, uint32_t bits) const {
         size_t limbs = moduli.size();
         check_ring(moduli, n);

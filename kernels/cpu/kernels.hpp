@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lifts.hpp"
 #include "tables.hpp"
 
 namespace hegpu {
@@ -39,6 +40,21 @@ struct ProductJob {
     size_t count;
 };
 
+// Products with a key (switching.hpp): rows of digits and of the key's halves; what is added, times add_factor, or
+// null.
+struct InnerJob {
+    const uint32_t *const *x, *const *first, *const *second;
+    size_t count;
+    const uint32_t *add0, *add1;
+    uint32_t add_factor, q, inverse;  // q^-1 mod 2^32
+};
+struct TensorJob {
+    const uint32_t *x0, *x1, *y0, *y1;
+    size_t stride, terms;
+    uint32_t q, inverse, raise, raise_quotient;  // raise = 2^32 mod q
+    bool lowered;
+};
+
 struct Kernels {
     const char* name;
     void (*add)(uint32_t* out, const uint32_t* x, const uint32_t* y, size_t n, uint32_t q);
@@ -50,10 +66,21 @@ struct Kernels {
     void (*from_signed)(uint32_t* out, const int64_t* x, size_t n, uint32_t q);
     void (*ntt)(uint32_t* x, const NttTables& t);
     void (*intt)(uint32_t* x, const NttTables& t);
-    void* (*conversion_make)(const uint32_t* from, size_t source, const uint32_t* to, size_t target);
-    void (*conversion_free)(void* conversion);
-    void (*convert)(uint32_t* out, const uint32_t* x, size_t n, const void* conversion);
-    void (*divide)(uint32_t* out, const uint32_t* x, size_t n, const void* conversion);
+    void (*intt_scaled)(uint32_t* out, const uint32_t* x, const NttTables& t, uint32_t f, uint32_t quotient);
+    void (*round)(uint32_t* v, const uint32_t* h, const LiftGroup& g, size_t n);
+    void (*lift)(uint32_t* const* out, const uint32_t* h, const uint32_t* v, size_t count, const LiftTarget* const* to,
+                 size_t targets, size_t n);
+    void (*settle)(uint32_t* x, size_t n, uint32_t q);
+    void* (*turn_make)(size_t n, uint64_t g);
+    void (*turn_free)(void* turn);
+    void (*turn)(uint32_t* out, const uint32_t* x, size_t n, const void* turn);
+    void (*turn_coefficients)(uint32_t* out, const uint32_t* x, size_t n, uint64_t g, uint32_t q);
+    void (*inner)(uint32_t* out0, uint32_t* out1, const InnerJob& job, size_t n);
+    void (*combine)(uint32_t* out, const uint32_t* x, const uint32_t* y, uint32_t w, uint32_t quotient, size_t n,
+                    uint32_t q, const void* turn);
+    void (*tensor)(uint32_t* d0, uint32_t* d1, uint32_t* d2, const TensorJob& job, size_t n);
+    void (*products)(uint32_t* out, const uint32_t* x, size_t x_stride, const uint32_t* y, size_t y_stride,
+                     size_t terms, size_t n, uint32_t q);
     void (*switch_bits)(uint32_t* out, const uint32_t* x, size_t n, uint32_t bits, const uint32_t* moduli,
                         size_t limbs);
     void* (*matmul_buffers_make)();

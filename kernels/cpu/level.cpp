@@ -6,6 +6,7 @@
 #include "matmul.hpp"
 #include "ntt.hpp"
 #include "sampling.hpp"
+#include "switching.hpp"
 
 #define HEGPU_STRING2(x) #x
 #define HEGPU_STRING(x) HEGPU_STRING2(x)
@@ -33,16 +34,20 @@ const Kernels& HEGPU_JOIN(kernels_, HEGPU_LEVEL)() {
         level::from_signed_row,
         level::ntt_row,
         level::intt_row,
-        [](const uint32_t* from, size_t source, const uint32_t* to, size_t target) -> void* {
-            return new level::Conversion(from, source, to, target);
+        level::intt_scaled_row,
+        level::round_row,
+        level::lift_rows,
+        level::settle_row,
+        [](size_t n, uint64_t g) -> void* { return new level::Turn(n, g); },
+        [](void* t) { delete (level::Turn*)t; },
+        [](uint32_t* out, const uint32_t* x, size_t n, const void* t) {
+            level::turn_row(out, x, n, *(const level::Turn*)t);
         },
-        [](void* c) { delete (level::Conversion*)c; },
-        [](uint32_t* out, const uint32_t* x, size_t n, const void* c) {
-            level::convert_rows(out, x, n, *(const level::Conversion*)c);
-        },
-        [](uint32_t* out, const uint32_t* x, size_t n, const void* c) {
-            level::divide_rows(out, x, n, *(const level::Conversion*)c);
-        },
+        level::turn_coefficients_row,
+        level::inner_row,
+        level::combine_row,
+        level::tensor_row,
+        level::products_row,
         [](uint32_t* out, const uint32_t* x, size_t n, uint32_t bits, const uint32_t* moduli, size_t limbs) {
             level::switch_row(out, x, n, bits, level::PowerSwitch(moduli, limbs));
         },

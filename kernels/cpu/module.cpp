@@ -1,5 +1,5 @@
 // The Python module: bindings, and what needs no SIMD.
-#include "passes.hpp"
+#include "key_passes.hpp"
 
 // Floor of a matrix product of float64, |y| < 2^53, reduced to [0, q).
 static void reduce_float64(Out out, Array<const double> y, uint32_t q, bool accumulate, uint32_t factor) {
@@ -49,17 +49,28 @@ NB_MODULE(_cpu, m) {
     nb::set_leak_warnings(false);  // backends kept by modules live until the interpreter is gone
     m.doc() = "Compiled CPU kernels of hegpu; use hegpu.backend.cpu.";
     m.def("levels", &levels);
+    m.def("pool_bytes", [] { return Pool::shared().held(); });
     m.def("reduce_float64", &reduce_float64);
     m.def("pack_bits", &pack_bits);
     m.def("unpack_bits", &unpack_bits);
-    nb::class_<Passes>(m, "Cpu")
+    nb::class_<KeySwitching>(m, "Cpu")
         .def(nb::init<const std::string&, int>(), "level"_a, "threads"_a)
         .def("binary", &Passes::binary)
         .def("multiply_accumulate", &Passes::multiply_accumulate)
         .def("mul_scalar", &Passes::mul_scalar)
         .def("from_signed", &Passes::from_signed)
         .def("transform", &Passes::transform)
-        .def("convert", &Passes::convert)
+        .def("convert", &KeySwitching::convert)
+        .def("divide", &KeySwitching::divide)
+        .def("automorphism", &KeySwitching::automorphism)
+        .def("switch_modulus", &KeySwitching::switch_modulus)
+        .def("decompose", &KeySwitching::decompose)
+        .def("gadget_product", &KeySwitching::gadget_product)
+        .def("switch_keys", &KeySwitching::switch_keys)
+        .def("switch_key", &KeySwitching::switch_key)
+        .def("multiply_switch", &KeySwitching::multiply_switch)
+        .def("tensor_sum", &KeySwitching::tensor_sum)
+        .def("sum_of_products", &KeySwitching::sum_of_products)
         .def("switch_to_power_of_two", &Passes::switch_to_power_of_two)
         .def("store_points", &Passes::store_points)
         .def("load_points", &Passes::load_points)

@@ -90,13 +90,13 @@ static void ntt_row(u32* a, const NttTables& t) {
     }
 }
 
-// In place: [0, 2q) -> [0, q), factor 1/n included.
-static void intt_row(u32* a, const NttTables& t) {
+// x in [0, 2q) -> a in [0, q), times n f, fq = floor(f 2^32 / q); x may be a.
+static void intt_scaled_row(u32* a, const u32* x, const NttTables& t, u32 factor, u32 factor_quotient) {
     const u32 *w = t.inverse.data(), *wq = t.inverse_quotient.data();
     const size_t n = t.n;
     V q = splat(t.q), q2 = q + q;
     for (size_t j = 0; j < n; j += 2 * W) {
-        V A = load(a + j), B = load(a + j + W);
+        V A = load(x + j), B = load(x + j + W);
         inverse_register_stage<1>(A, B, w, wq, n / 2 + j / 2, q, q2);
         inverse_register_stage<2>(A, B, w, wq, n / 4 + j / 4, q, q2);
         if constexpr (W >= 8) inverse_register_stage<4>(A, B, w, wq, n / 8 + j / 8, q, q2);
@@ -119,7 +119,7 @@ static void intt_row(u32* a, const NttTables& t) {
     int stages = 0;
     for (size_t s = d; s < n; s *= 2) stages++;
     if (stages % 2) radix2(d), d *= 2;
-    V f = splat(t.n_inverse), fq = splat(t.n_inverse_quotient);
+    V f = splat(factor), fq = splat(factor_quotient);
     for (; d < n; d *= 4) {
         size_t m = n / (2 * d);
         bool last = d * 4 == n;
@@ -141,5 +141,8 @@ static void intt_row(u32* a, const NttTables& t) {
         }
     }
 }
+
+// In place: [0, 2q) -> [0, q), factor 1/n included.
+static void intt_row(u32* a, const NttTables& t) { intt_scaled_row(a, a, t, t.n_inverse, t.n_inverse_quotient); }
 
 }  // namespace hegpu::HEGPU_LEVEL

@@ -1,4 +1,4 @@
-"""Evaluator, encoders and truncation: values against plain numbers, noise against its bound."""
+"""Encoders and truncation; single operations of the evaluator against numbers, noise against its estimate."""
 
 import math
 from dataclasses import replace
@@ -8,40 +8,30 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from world import B, world
 
-from hegpu.backend.cpu import CpuBackend
 from hegpu.backend.reference import ReferenceBackend
-from hegpu.ckks import evaluator as ev
-from hegpu.ckks.ciphertext import Plaintext
+from hegpu.ckks.ciphertext import Ciphertext, Plaintext
 from hegpu.ckks.encoder import decode_coefficients, decode_slots, encode_coefficients, encode_slots
+from hegpu.ckks.encrypt import decode
+from hegpu.ckks.evaluation_keys import make_keys
+from hegpu.ckks.evaluator import Evaluator
 from hegpu.ckks.keys import generate
-from hegpu.ckks.params import preset
+from hegpu.ckks.params import LEVELLED, Parameters, levelled, preset
+from hegpu.ckks.precision import precision
+from hegpu.ckks.slots import decrypt, decrypt_polynomial, encrypt
 from hegpu.ckks.truncate import packed_bits, restore, truncate
-from hegpu.errors import BudgetError, FormatError, KeyMismatchError, ParameterError
+from hegpu.errors import FormatError, ParameterError, SecurityError
 from hegpu.ring.primes import ntt_primes
 from hegpu.ring.random import fresh_key
 
 P = preset("insecure_test")
 Q, N, SCALE = P.q_primes, P.n, Fraction(1 << 40)
-B = CpuBackend(threads=2)
-SECRET, PUBLIC = generate(B, P, bytes(range(32)), bytes(32))
 RNG = np.random.default_rng(0)
-
-
-def encrypted(values, objects=2):
-    plain = encode_slots(B, values, SCALE, N, Q)
-    return ev.encrypt(B, plain, PUBLIC, fresh_key(), np.arange(objects, dtype=np.uint32))
 
 
 def slots():
     return RNG.uniform(-1, 1, (2, N // 2)) + 1j * RNG.uniform(-1, 1, (2, N // 2))
-
-
-def value(x):
-    return decode_slots(ev.decrypt(B, x, SECRET))
-
-
-FRESH = 8 * math.sqrt(10.5 * (4 * N / 3 + 1)) * math.sqrt(N) / float(SCALE)  # of a slot, eight sigma
 
 
 def test_slots_round_trip_and_multiply_as_polynomials() -> None:
@@ -58,40 +48,6 @@ def test_automorphism_by_five_rotates_the_slots() -> None:
     assert np.abs(decode_slots(Plaintext(turned, Q, SCALE, False)) - np.roll(z, -1, axis=-1)).max() < N * 2.0**-40
 
 
-def test_linear_operations() -> None:
-    z, w = slots(), slots()
-    x, y = encrypted(z), encrypted(w)
-    assert np.abs(value(x) - z).max() < FRESH
-    assert np.abs(value(ev.add(B, x, y)) - (z + w)).max() < 2 * FRESH
-    assert np.abs(value(ev.sub(B, x, y)) - (z - w)).max() < 2 * FRESH
-    assert np.abs(value(ev.negate(B, x)) + z).max() < FRESH
-    assert np.abs(value(ev.add_plain(B, x, encode_slots(B, w, SCALE, N, Q))) - (z + w)).max() < FRESH + N * 2.0**-40
-    assert np.abs(value(ev.drop_modulus(x)) - z).max() < FRESH
-
-
-def test_product_and_rescale() -> None:
-    z, w = slots(), slots()
-    x = ev.to_evaluations(B, encrypted(z))
-    plain = encode_slots(B, w, Fraction(1 << 30), N, Q)
-    y = ev.mul_plain(B, x, replace(plain, data=B.ntt(plain.data, Q), evaluations=True))
-    assert y.scale == Fraction(1 << 70)
-    assert np.abs(value(y) - z * w).max() < 2 * FRESH + N * 2.0**-29
-    r = ev.rescale(B, y)
-    assert r.scale == Fraction(1 << 70, Q[-1])
-    assert r.level == 1
-    assert np.abs(value(r) - z * w).max() < 2 * FRESH + N * 2.0**-29
-
-
-def test_rescale_noise_is_the_bound() -> None:
-    x = ev.encrypt(
-        B, encode_coefficients(B, np.zeros((2, N)), SCALE, N, Q), PUBLIC, fresh_key(), np.arange(2, dtype=np.uint32)
-    )
-    before = decode_coefficients(ev.decrypt(B, x, SECRET))
-    after = decode_coefficients(ev.decrypt(B, ev.rescale(B, x), SECRET))
-    noise = (after - before) * float(SCALE) / Q[-1]
-    assert noise.std() == pytest.approx(math.sqrt((2 * N / 3 + 1) / 12), rel=0.15)
-
-
 def test_coefficients_are_exact() -> None:
     x = RNG.integers(-(2**50), 2**50, (3, 100)).astype(float)
     plain = encode_coefficients(ReferenceBackend(), x, Fraction(1 << 10), N, Q)
@@ -103,31 +59,161 @@ def test_coefficients_are_exact() -> None:
         encode_slots(B, np.zeros(N), SCALE, N, Q)
 
 
-def test_what_does_not_agree_is_named() -> None:
-    x = encrypted(slots())
-    other = replace(x, fingerprint=bytes(16))
-    with pytest.raises(KeyMismatchError, match="one key"):
-        ev.add(B, x, other)
-    with pytest.raises(KeyMismatchError):
-        ev.decrypt(B, other, SECRET)
-    with pytest.raises(ParameterError, match="scales"):
-        ev.add(B, x, replace(x, scale=SCALE * 2))
-    with pytest.raises(ParameterError, match="limbs"):
-        ev.sub(B, x, ev.drop_modulus(x))
-    with pytest.raises(ParameterError, match="evaluations"):
-        ev.add(B, x, ev.to_evaluations(B, x))
-    plain = encode_slots(B, slots(), SCALE, N, Q)
-    with pytest.raises(ParameterError, match="to_evaluations"):
-        ev.mul_plain(B, x, plain)
-    huge = Plaintext(B.ntt(plain.data, Q), Q, Fraction(1 << 60), True)
-    with pytest.raises(BudgetError, match="level 2"):
-        ev.mul_plain(B, ev.to_evaluations(B, x), huge)
-    with pytest.raises(BudgetError, match="too deep"):
-        ev.rescale(B, x, 3)
-    with pytest.raises(BudgetError):
-        ev.drop_modulus(x, 3)
-    with pytest.raises(ParameterError, match="degree two"):
-        ev.rescale(B, replace(x, data=np.concatenate([x.data, x.data[:, :1]], axis=1)))
+def every_operation(ev: Evaluator, x: Ciphertext, y: Ciphertext, z: np.ndarray, w: np.ndarray):
+    """(name, ciphertext, what it should hold), each operation once."""
+    lazy = ev.add(ev.multiply(x, y, relinearise=False), ev.square(x, relinearise=False))
+    low = ev.multiply(x, y)
+    pair = replace(x, data=np.stack([x.data, y.data]))
+    other = replace(x, data=np.stack([y.data, y.data]))
+    return [
+        ("add", ev.add(x, y), z + w),
+        ("sub", ev.sub(x, y), z - w),
+        ("negate", ev.negate(x), -z),
+        ("add values", ev.add(x, w), z + w),
+        ("add a number", ev.add(x, 0.25 - 0.5j), z + 0.25 - 0.5j),
+        ("multiply", low, z * w),
+        ("square", ev.square(x), z * z),
+        ("multiply by values", ev.multiply(x, w), z * w),
+        ("multiply by a number", ev.multiply(x, -0.75), -0.75 * z),
+        ("multiply, then rescale", ev.rescale(ev.multiply(x, y, rescale=False)), z * w),
+        ("degree two", lazy, z * w + z * z),
+        ("degrees one and two", ev.add(lazy, ev.multiply(x, y, rescale=False)), 2 * z * w + z * z),
+        ("relinearise", ev.relinearise(lazy), z * w + z * z),
+        ("relinearise only", ev.relinearise(lazy, rescale=False), z * w + z * z),
+        ("sum of products", ev.sum_of_products(pair, other), (z + w) * w),
+        ("rotate", ev.rotate(x, 5), np.roll(z, -5, -1)),
+        ("rotate to the right", ev.rotate(x, -3), np.roll(z, 3, -1)),
+        ("conjugate", ev.conjugate(x), z.conj()),
+        ("rotate many", ev.rotate_many(x, [1, 0, 4]), np.stack([np.roll(z, -s, -1) for s in (1, 0, 4)])),
+        ("other levels", ev.add(low, x), z * w + z),
+        ("other levels", ev.multiply(ev.square(low), x), (z * w) ** 2 * z),
+        ("three levels down", ev.at_level(x, 1), z),
+    ]
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_every_operation_is_right_and_its_noise_foreseen(compact: bool) -> None:
+    c = world(compact=compact)
+    z, w = c.slots(1), c.slots(2)
+    for name, x, expected in every_operation(c.evaluator, c.encrypt(z), c.encrypt(w), z, w):
+        error = np.abs(c.decrypt(x) - expected)
+        assert error.max() < 2.0**-x.noise_budget, name
+        assert np.sqrt((error**2).mean()) > x.noise / 40, f"{name}: the estimate is useless"
+        assert 20 < x.noise_budget < 30
+        assert np.abs(expected).max() <= x.bound
+
+
+def test_every_operation_has_the_same_bits_on_the_reference() -> None:
+    c = world()
+    z, w = c.slots(1, ()), c.slots(2, ())
+    x, y = c.encrypt(z), c.encrypt(w)
+    other = Evaluator(ReferenceBackend(), c.keys)
+    for (name, a, _), (_, b, _) in zip(
+        every_operation(c.evaluator, x, y, z, w), every_operation(other, x, y, z, w), strict=True
+    ):
+        assert np.array_equal(a.data, b.data), name
+        assert (a.level, a.scale) == (b.level, b.scale)
+
+
+def test_compact_keys_give_the_same_bits() -> None:
+    c = world()
+    x = c.encrypt(c.slots())
+    held = {g: replace(k, second=None) for g, k in c.keys.held.items()}
+    compact = Evaluator(B, replace(c.keys, held=held))
+    assert np.array_equal(compact.square(x).data, c.evaluator.square(x).data)
+    assert np.array_equal(compact.rotate(x, 5).data, c.evaluator.rotate(x, 5).data)
+
+
+def test_rotations_of_whole_turns_need_no_key() -> None:
+    c = world()
+    x = c.encrypt(c.slots())
+    for steps in (0, N // 2, -N // 2, N):
+        assert np.array_equal(c.evaluator.rotate(x, steps).data, x.data)
+    assert np.array_equal(c.evaluator.rotate(x, 5 + N).data, c.evaluator.rotate(x, 5).data)
+
+
+def test_a_product_at_every_level_keeps_the_scale() -> None:
+    c = world("insecure_ckks_deep", (3,))
+    z = c.slots()
+    z /= np.abs(z)
+    x = c.encrypt(z, bound=1.01)
+    for level in range(c.params.depth, 0, -1):
+        assert (x.level, x.scale) == (level, c.params.scales[level])
+        turned = c.evaluator.rotate(x, 3)
+        assert c.error(turned, np.roll(z, -3, -1)) < 2.0**-turned.noise_budget
+        x, z = c.evaluator.square(x), z * z
+        assert c.error(x, z) < 2.0**-x.noise_budget
+    assert x.level == 0
+    assert math.log2(x.scale) == pytest.approx(40, abs=0.01)
+
+
+def test_special_primes_keep_a_key_switch_below_half_a_rescale() -> None:
+    c = world()
+    fresh = c.encrypt(np.zeros((8, N // 2)))
+    digits = np.stack([np.random.default_rng(0).integers(0, q, (8, 2, N), np.uint32) for q in fresh.moduli], axis=-2)
+    x = replace(fresh, data=digits)
+    before, after = decrypt_polynomial(B, c.secret, x), decrypt_polynomial(B, c.secret, c.evaluator.rotate(x, 1))
+    turned = B.automorphism(before.data, 5, before.moduli, evaluations=False)
+    noise = decode(B.sub(after.data, turned, before.moduli), before.moduli, Fraction(1))
+    trits = B.intt(c.secret.limbs(c.params.q_primes[:1]), c.params.q_primes[:1])
+    rescale = (np.count_nonzero(trits) + 1) / 12
+    assert 0.93 * rescale < noise.var() < 1.25 * rescale
+
+
+@pytest.mark.parametrize("name", [n for n in LEVELLED if n[0] == "c"])
+def test_presets_are_secure_and_consistent(name: str) -> None:
+    p = preset(name)
+    assert p.security_bits >= 128
+    assert Parameters.from_json(p.to_json()) == p
+    assert p.scales[-1] == p.scale and abs(float(p.scales[0]) / 2**40 - 1) < 2**-40
+    assert all(abs(b - 50 - 40 * k) < 2 for k, b in enumerate(p.level_bits))
+    special, at = math.prod(p.p_primes), 0
+    for size in p.digits:
+        digit = math.prod(p.q_primes[at : at + size])
+        assert special / digit >= 2 * math.sqrt(15.75 * len(p.digits) * size)
+        at += size
+    assert at == len(p.q_primes)
+
+
+def test_chains_that_cannot_be_made_are_refused() -> None:
+    for first, bits in ((50, 37), (60, 35)):
+        with pytest.raises(ParameterError, match="multiples of 10"):
+            levelled("x", 1 << 14, 2, first_bits=first, scale_bits=bits)
+    for n, depth, wrong in [
+        (1 << 14, 0, {}), (1 << 14, 64, {}), (1000, 2, {}), (1 << 17, 2, {}), (1 << 14, 2, {"scale_bits": 10}),
+        (1 << 14, 2, {"scale_bits": 70}), (1 << 14, 2, {"first_bits": 40}), (1 << 14, 2, {"first_bits": 200}),
+    ]:  # fmt: skip
+        with pytest.raises(ParameterError, match=r"must be a power of two|do not fit"):
+            levelled("x", n, depth, **wrong)
+    with pytest.raises(ParameterError, match="no special primes fit"):
+        levelled("x", 1 << 13, 4)
+    with pytest.raises(SecurityError):
+        Parameters("x", 1 << 10, ntt_primes(30, 1 << 10, 2))
+    for bits in (30, 45, 50):
+        p = levelled("insecure_other", 1 << 10, 3, first_bits=60, scale_bits=bits, security=0)
+        assert [round(b) for b in p.level_bits] == [60 + bits * k for k in range(4)]
+
+
+@pytest.mark.parametrize("bits", [25, 30, 45, 50])
+def test_other_scales_compute_too(bits: int) -> None:
+    """Chains of one size of prime, and of 30 and 25 bits."""
+    p = levelled("insecure_other", 1 << 10, 3, first_bits=60, scale_bits=bits, security=0, digits=2)
+    secret, public = generate(B, p, fresh_key(), fresh_key())
+    ev = Evaluator(B, make_keys(B, secret, [1]))
+    z = np.random.default_rng(0).uniform(-1, 1, N // 2)
+    x = encrypt(B, public, z, 1.0)
+    y = ev.rotate(ev.add(ev.multiply(ev.square(x), x), x), 1)
+    expected = np.roll(z**3 + z, -1)
+    assert y.level == 1 and y.noise_budget > bits - 20
+    assert np.abs(decrypt(B, secret, y) - expected).max() < 2.0**-y.noise_budget
+
+
+def test_precision_is_a_distribution() -> None:
+    report = precision([1.0, 2.0, 3.0], [1.0, 2.0 + 2**-10, 3.0 + 2**-20])
+    assert (report.min, report.median, report.max, report.slots) == (10, 20, 60, 3)
+    assert str(report).startswith("precision of 3 slots in bits: min 10.00, median 20.00")
+    with pytest.raises(ParameterError):
+        precision([1.0], [1.0, 2.0])
 
 
 @settings(max_examples=20, deadline=None)
