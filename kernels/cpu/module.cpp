@@ -88,7 +88,7 @@ NB_MODULE(_cpu, m) {
         .def("unpack_products_wide", &Passes::unpack_products<int64_t>)
         .def("requantise", &Passes::requantise<int32_t>)
         .def("requantise_wide", &Passes::requantise<int64_t>)
-        .def("digit_ceiling", [](const Passes& c, size_t repeats) {
+        .def("digit_ceiling", [](const KeySwitching& c, size_t repeats) {
             uint32_t sink[3] = {(uint32_t)repeats | 1, 3, 0};
             return c.k->digit_ceiling(repeats, sink);
         });

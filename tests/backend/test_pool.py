@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hegpu.backend import pool
+from hegpu.backend.cpu import CpuBackend
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +66,7 @@ def test_threads_never_share_a_block():
     for t in threads:
         t.join()
     assert wrong == []
+
+
+def test_the_multiply_ceiling_is_measured():
+    assert CpuBackend(threads=1).multiply_ceiling() > 1e8
