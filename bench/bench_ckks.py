@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.peers.client import peer, record
+from bench.peers.client import Clock, peer, record
 from hegpu.backend.cpu import CpuBackend
 from hegpu.ckks.ciphertext import Ciphertext
 from hegpu.ckks.evaluation_keys import gadget_at, make_keys
@@ -122,33 +122,25 @@ def bench_ckks_hegpu(benchmark, n: int, name: str) -> None:
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("n", PRESETS)
 def bench_ckks_openfhe(benchmark, clock, n: int, name: str) -> None:
-    benchmark.group = f"CKKS {name} n={n}"
-    p = peer("openfhe")
-    quick = name in ("add", "multiply_plain")
-    answer = p.call(
-        "ckks", n=n, depth=preset(PRESETS[n]).depth, operation=name, rounds=11, iterations=20 if quick else 1
-    )
-    record(benchmark, clock, answer)
-    p.close()
-    benchmark.extra_info.update(
-        per=1, unit="operation", threads=1, note="hybrid, default digits, special primes of 60 bits"
-    )
+    beside(benchmark, clock, "openfhe", (n, name), "hybrid, default digits, special primes of 60 bits")
 
 
 @pytest.mark.parametrize("name", OPERATIONS[:-1])
 @pytest.mark.parametrize("n", PRESETS)
 def bench_ckks_seal(benchmark, clock, n: int, name: str) -> None:
+    beside(benchmark, clock, "tenseal", (n, name), "SEAL through tenseal.sealapi, one special prime")
+
+
+def beside(benchmark: Any, clock: Clock, system: str, workload: tuple[int, str], note: str) -> None:
+    """The same operation by a peer, on the same chain."""
+    n, name = workload
     benchmark.group = f"CKKS {name} n={n}"
-    p = peer("tenseal")
-    quick = name in ("add", "multiply_plain")
-    answer = p.call(
-        "ckks", n=n, depth=preset(PRESETS[n]).depth, operation=name, rounds=11, iterations=20 if quick else 1
-    )
+    p = peer(system)
+    iterations = 20 if name in ("add", "multiply_plain") else 1
+    answer = p.call("ckks", n=n, depth=preset(PRESETS[n]).depth, operation=name, rounds=11, iterations=iterations)
     record(benchmark, clock, answer)
     p.close()
-    benchmark.extra_info.update(
-        per=1, unit="operation", threads=1, note="SEAL through tenseal.sealapi, one special prime"
-    )
+    benchmark.extra_info.update(per=1, unit="operation", threads=1, note=note)
 
 
 @pytest.mark.parametrize("n", PRESETS)
